@@ -1,0 +1,136 @@
+"""Networks on disk: safetensors for the numbers, JSON in its header for the rest, a hash over both, no pickle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from slimfer.errors import InputError
+from slimfer.files import atomic_write
+from slimfer.model.spec import NetSpec
+from slimfer.model.zoo import build
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network with weights, and how it came to be. Every compression step takes one and gives one.
+
+    Attributes:
+        spec: structure.
+        weights: `state_dict` of the network, on the CPU.
+        labels: class names in the order of the outputs.
+        lineage: one entry per step since the first training: `{"step": ..., "config": ..., "scores": ...}`.
+        quant: numbers of the quantizers by name, for quantized networks; empty otherwise.
+    """
+
+    spec: NetSpec
+    weights: Mapping[str, Tensor]
+    labels: tuple[str, ...]
+    lineage: tuple[Mapping[str, Any], ...] = ()
+    quant: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def build(self) -> nn.Module:
+        """Return the network with its weights, in evaluation mode.
+
+        Raises:
+            InputError: if weights and structure do not fit.
+        """
+        net = build(self.spec)
+        try:
+            net.load_state_dict(dict(self.weights))
+        except RuntimeError as error:
+            raise InputError(f"weights do not fit the network {self.spec.builder}: {error}") from None
+        return net.eval()
+
+    def after(self, step: str, net: nn.Module, *, spec: NetSpec | None = None, **record: Any) -> "Checkpoint":
+        """Return the checkpoint of `net` after one more step, with `record` in its lineage."""
+        entry = {"step": step, **record}
+        return replace(self, spec=spec or self.spec, weights=weights_of(net), lineage=(*self.lineage, entry))
+
+    def save(self, path: Path | str) -> None:
+        """Write the checkpoint atomically."""
+        tensors = {f"weights.{name}": tensor for name, tensor in self.weights.items()}
+        tensors |= {f"quant.{name}": tensor for name, tensor in self.quant.items()}
+        meta = {
+            "kind": "checkpoint",
+            "spec": self.spec.to_dict(),
+            "labels": list(self.labels),
+            "lineage": list(self.lineage),
+        }
+        save_tensors(path, tensors, meta)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Checkpoint":
+        """Read a checkpoint.
+
+        Raises:
+            InputError: if the file is missing, cut, changed, or not a checkpoint of ours.
+        """
+        tensors, meta = load_tensors(path)
+        if meta.get("kind") != "checkpoint":
+            raise InputError(f"{path}: a {meta.get('kind')}, not a network checkpoint")
+        return cls(
+            spec=NetSpec.from_dict(meta["spec"]),
+            weights={k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")},
+            labels=tuple(meta["labels"]),
+            lineage=tuple(meta["lineage"]),
+            quant={k.removeprefix("quant."): v for k, v in tensors.items() if k.startswith("quant.")},
+        )
+
+
+def weights_of(net: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the network's state on the CPU, in plain layout."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+
+
+def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write tensors and JSON values as one safetensors file, atomically, with a SHA-256 over all of them."""
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    header = json.dumps({"format": FORMAT, **meta}, sort_keys=True)
+    data = safetensors.torch.save(plain, {"slimfer": header, "sha256": _digest(plain, header)})
+    atomic_write(path, data)
+
+
+def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        InputError: if the file is missing, not ours, of a newer format, or its content does not match its hash.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as stream:
+            meta = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+    if "slimfer" not in meta:
+        raise InputError(f"{path}: a safetensors file, but not one of slimfer's")
+    if meta.get("sha256") != _digest(tensors, meta["slimfer"]):
+        raise InputError(f"{path}: the content does not match its SHA-256; the file is damaged")
+    header = json.loads(meta["slimfer"])
+    if header.get("format", 0) > FORMAT:
+        raise InputError(f"{path}: format {header['format']} is newer than this slimfer reads ({FORMAT}); please update")
+    return tensors, header
+
+
+def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
+    sha = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return sha.hexdigest()
+
+
