@@ -65,9 +65,7 @@ def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return float(min(max(0.0, centre - half), p)), float(max(min(1.0, centre + half), p))
 
 
-def reliability(
-    probabilities: Probabilities, labels: Labels, bins: int = 15
-) -> list[tuple[float, float, int]]:
+def reliability(probabilities: Probabilities, labels: Labels, bins: int = 15) -> list[tuple[float, float, int]]:
     """Return (mean confidence, accuracy, count) for each non-empty bin of equal width in confidence."""
     confidence = probabilities.max(1)
     hit = probabilities.argmax(1) == labels

@@ -223,7 +223,9 @@ class _Follower(fx.Interpreter):
         elif len(after) == 2 and after[1] == before[1:].numel():
             self.atoms[n] = np.repeat(source, before[2:].numel())
         else:
-            raise InputError(f"cannot follow channels through the reshape {n.name} from {tuple(before)} to {tuple(after)}")
+            raise InputError(
+                f"cannot follow channels through the reshape {n.name} from {tuple(before)} to {tuple(after)}"
+            )
 
     @staticmethod
     def _cat_axis(n: fx.Node) -> int:

@@ -121,7 +121,9 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{path}: the content does not match its SHA-256; the file is damaged")
     header = json.loads(meta["slimfer"])
     if header.get("format", 0) > FORMAT:
-        raise InputError(f"{path}: format {header['format']} is newer than this slimfer reads ({FORMAT}); please update")
+        raise InputError(
+            f"{path}: format {header['format']} is newer than this slimfer reads ({FORMAT}); please update"
+        )
     return tensors, header
 
 
@@ -132,5 +134,3 @@ def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return sha.hexdigest()
-
-

@@ -370,5 +370,3 @@ def _as_json(value: Any) -> str:
     import json
 
     return json.dumps(value, sort_keys=True)
-
-
