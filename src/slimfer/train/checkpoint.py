@@ -56,17 +56,24 @@ class Checkpoint:
         entry = {"step": step, **record}
         return replace(self, spec=spec or self.spec, weights=weights_of(net), lineage=(*self.lineage, entry))
 
+    def digest(self) -> str:
+        """Return the SHA-256 over structure, weights and lineage: equal exactly for equal checkpoints."""
+        tensors, meta = self._content()
+        return _digest(tensors, json.dumps(meta, sort_keys=True))
+
     def save(self, path: Path | str) -> None:
         """Write the checkpoint atomically."""
+        save_tensors(path, *self._content())
+
+    def _content(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"weights.{name}": tensor for name, tensor in self.weights.items()}
         tensors |= {f"quant.{name}": tensor for name, tensor in self.quant.items()}
-        meta = {
+        return tensors, {
             "kind": "checkpoint",
             "spec": self.spec.to_dict(),
             "labels": list(self.labels),
             "lineage": list(self.lineage),
         }
-        save_tensors(path, tensors, meta)
 
     @classmethod
     def load(cls, path: Path | str) -> "Checkpoint":
