@@ -1,0 +1,39 @@
+# make demo        everything from nothing: environment, synthetic faces, training, slimming, integers, report (< 10 min)
+# make test        lint, types and the tests (< 12 min)
+# make test-long   the tests that take more than a minute each
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: demo test test-long lint clean
+
+demo: $(VENV)/ready
+	$(BIN)/slimfer compress mobile --data synthetic --ratio 0.5 --bits 8 --epochs 4 --out $(DEMO) --force
+
+test: lint
+	$(BIN)/pytest -q -m "not long"
+
+test-long: $(VENV)/ready-dev
+	$(BIN)/pytest -q -m long
+
+lint: $(VENV)/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch goes first and by its exact version, so that the build chosen here is the one that stays.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt $$(grep '^torch==' constraints.txt)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[train]'
+	touch $@
+
+# The pip that comes with Python 3.11 cannot install dependency groups, so the list is read from pyproject.toml.
+$(VENV)/ready-dev: $(VENV)/ready
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'], sep='\n')" > $(VENV)/dev.txt
+	$(BIN)/pip install --quiet -c constraints.txt -r $(VENV)/dev.txt
+	touch $@

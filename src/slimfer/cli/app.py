@@ -1,0 +1,119 @@
+"""The command line: the table of verbs, and the one place that turns outcomes into exit codes.
+
+Exit codes: 0 done; 1 our own bug; 2 bad input, one sentence; 3 a budget or a verification was not met; 130 Ctrl-C.
+Verbs are registered by string, so that `slimfer VERB --help` imports none of torch, numpy, onnxruntime, matplotlib.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from slimfer.cli.common import Answer, Common, emit, is_set, note
+from slimfer.errors import SlimferError
+from slimfer.version import VERSION
+
+# What `slimfer[train]` adds: without it these imports fail, which is the user's set-up and not a bug.
+TRAINING_SIDE = ("torch", "safetensors", "onnx", "matplotlib", "jinja2")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One row of the table: where the function is, its line in `slimfer --help`, and examples."""
+
+    name: str
+    target: str
+    help: str
+    examples: tuple[str, ...]
+
+
+VERBS: tuple[Verb, ...] = ()
+
+# Verbs of two words are listed under their first one.
+GROUPS = {"data": "Inspect, convert and draw datasets."}
+
+
+def make_app(verbs: Sequence[Verb]) -> App:
+    """Return the application with `verbs`; a name of two words (`data inspect`) makes a group of verbs."""
+    app = App(
+        name="slimfer",
+        help="Facial-expression recognition, small and fast enough to run anywhere.",
+        help_epilogue=_examples("slimfer compress resnet18 --data synthetic --out runs/first", "slimfer models"),
+        version=VERSION,
+        default_parameter=Parameter(negative=()),
+        help_flags=("-h", "--help"),
+        version_flags=("-V", "--version"),
+        help_format="plaintext",
+    )
+    for verb in verbs:
+        parent, name = app, verb.name
+        if " " in name:
+            group, _, name = name.partition(" ")
+            if group not in app:
+                app.command(App(name=group, help=GROUPS[group]))
+            parent = app[group]
+        parent.command(verb.target, name=name, help=verb.help, help_epilogue=_examples(*verb.examples))
+    return app
+
+
+def _examples(*lines: str) -> str:
+    return "Examples:\n\n" + "\n".join(f"  {line}" for line in lines)
+
+
+app = make_app(VERBS)
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; nothing but a signal leaves as an exception."""
+    try:
+        command, bound, _ = app.parse_args(list(arguments), print_error=False, exit_on_error=False)
+        answer = command(*bound.args, **bound.kwargs)
+        if isinstance(answer, Answer):
+            emit(answer, bound.arguments.get("common", Common()))
+            return answer.exit_code
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        note("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has had enough. Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        code, sentence = explain(error, arguments)
+        if is_set("SLIMFER_DEBUG"):
+            traceback.print_exc()
+        note(f"error: {sentence}")
+        if "--json" in arguments:
+            sys.stdout.write(json.dumps({"error": sentence, "exit_code": code}) + "\n")
+        return code
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
+    """Return the exit code and the one sentence for an exception."""
+    if isinstance(error, SlimferError):
+        return error.exit_code, _one_line(str(error))
+    if isinstance(error, CycloptsError):
+        error.verbose = False
+        return 2, _one_line(str(error))
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in TRAINING_SIDE:
+        verb = next((word for word in arguments if not word.startswith("-")), "this")
+        return 2, f'{verb} needs the training side: pip install "slimfer[train]"'
+    if isinstance(error, OSError) and error.filename is not None:
+        return 2, _one_line(f"{error.filename}: {error.strerror}")
+    return 1, _one_line(f"bug in slimfer: {type(error).__name__}: {error} (SLIMFER_DEBUG=1 shows where)")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,212 @@
+"""The folder of one run: the same layout for every verb that writes, never overwritten by accident.
+
+RUN/recipe.toml   resolved values; re-runs the run
+    run.json      verb, command line, seed, commit, versions, machine, wall time, parent run
+    log.txt       what happened, line by line
+    results.json  results.csv  weights/  plots/  model.onnx  report.html  README.md   (written by the verbs)
+"""
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from slimfer.errors import InputError
+from slimfer.files import read_json, sweep_stale, write_json, write_text
+from slimfer.version import VERSION
+
+# What --force may remove. Anything else in the folder is the user's own and stays.
+OURS = (
+    "recipe.toml",
+    "run.json",
+    "log.txt",
+    "results.json",
+    "results.csv",
+    "weights",
+    "stages",
+    "plots",
+    "model.onnx",
+    "report.html",
+    "README.md",
+)
+
+PACKAGES = ("torch", "numpy", "onnxruntime", "onnx", "safetensors", "pillow")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder that this process holds alone; made by `open_run`."""
+
+    path: Path
+
+    def log(self, line: str) -> None:
+        """Append one line to log.txt."""
+        with open(self.path / "log.txt", "a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+    def write_recipe(self, recipe: Mapping[str, Any]) -> None:
+        """Write the resolved values as TOML; None is left out, since TOML has no such value."""
+        write_text(self.path / "recipe.toml", tomli_w.dumps(_without_none(recipe)))
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write results.json."""
+        write_json(self.path / "results.json", results)
+
+
+@contextmanager
+def open_run(
+    path: Path | str,
+    *,
+    verb: str,
+    argv: Sequence[str],
+    seed: int,
+    resume: bool = False,
+    force: bool = False,
+    parent: str | None = None,
+) -> Iterator[RunFolder]:
+    """Open `path` as the folder of a run, hold it for this process, and record the run in run.json.
+
+    Args:
+        path: new or empty, unless `resume` or `force` says otherwise.
+        verb: what runs, e.g. `train`.
+        argv: the whole command line.
+        seed: recorded.
+        resume: go on in the folder of an earlier run of the same verb; a new folder is fine too.
+        force: remove what an earlier run wrote (only files of ours), then start afresh.
+        parent: the run or model that this run starts from.
+
+    Raises:
+        InputError: if the folder is not empty, not a run's, or another process is writing to it.
+    """
+    path = Path(path)
+    if resume and force:
+        raise InputError("--resume goes on with a run and --force starts it afresh; give one of them")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, not a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    with _held(path):
+        sweep_stale(path)
+        if force:
+            _clear(path)
+        record = _earlier(path, verb, resume=resume, force=force) or {
+            "verb": verb,
+            "argv": list(argv),
+            "seed": seed,
+            "commit": commit(),
+            "versions": versions(),
+            "machine": machine(),
+            "parent": parent,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "resumed": 0,
+            "wall_seconds": 0.0,
+        }
+        write_json(path / "run.json", record)
+        begun = time.monotonic()
+        try:
+            yield RunFolder(path)
+        finally:
+            spent = round(record["wall_seconds"] + time.monotonic() - begun, 3)
+            write_json(path / "run.json", {**record, "wall_seconds": spent})
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Lock the folder itself: the kernel lets go when the process dies, so no stale lock file can remain."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{path}: another process is writing this run") from None
+    else:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear(path: Path) -> None:
+    for name in OURS:
+        target = path / name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+
+def _earlier(path: Path, verb: str, *, resume: bool, force: bool) -> dict[str, Any] | None:
+    """Return the record of the run that is resumed, or None for a fresh one."""
+    if force or not any(path.iterdir()):
+        return None
+    if not resume:
+        raise InputError(f"{path} is not empty; --resume goes on with the run in it, --force starts it afresh")
+    if not (path / "run.json").is_file():
+        raise InputError(f"{path} is not empty and has no run.json, so there is no run to resume")
+    record: dict[str, Any] = read_json(path / "run.json")
+    if record["verb"] != verb:
+        raise InputError(f"{path} is a run of {record['verb']!r}, which {verb!r} cannot resume")
+    return {**record, "resumed": record["resumed"] + 1}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of slimfer, Python and the packages that decide results, without importing any."""
+    found = {"slimfer": VERSION, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what decides speed: processor, cores that this process may use, integer and bf16 instructions, system."""
+    info = _cpuinfo()
+    flags = set(info.get("flags", "").split())
+    return {
+        "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "vnni": bool(flags & {"avx512_vnni", "avx_vnni"}),
+        "bf16": bool(flags & {"avx512_bf16", "amx_bf16"}),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's block of Linux's /proc/cpuinfo; empty elsewhere."""
+    try:
+        block = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in block.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def commit() -> str | None:
+    """Return the git commit of slimfer's own source, with `-dirty` if it was changed; None outside a checkout."""
+    here = Path(__file__).resolve()
+    git = ("git", "-C", str(here.parent))
+    try:
+        # A slimfer installed inside somebody else's repository must not report that repository's commit.
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], capture_output=True, check=True, timeout=5)
+        described = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(described, capture_output=True, check=True, timeout=5, text=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, tuple | list):
+        return [_without_none(item) for item in value]
+    return value
