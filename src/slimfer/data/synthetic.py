@@ -48,12 +48,12 @@ EXPRESSIONS: Mapping[str, Mapping[str, float]] = {
 # What varies from face to face, uniformly within the range, whatever the expression.
 VARIATION: Mapping[str, tuple[float, float]] = {
     # pose: degrees, shifts as a fraction of half a side, sizes as factors, turns as the shift of the features
-    "rotation": (-22, 22),
+    "rotation": (-18, 18),
     "shift_x": (-0.16, 0.16),
     "shift_y": (-0.14, 0.14),
-    "scale": (0.72, 1.08),
+    "scale": (0.80, 1.10),
     "aspect": (0.88, 1.10),
-    "yaw": (-0.16, 0.16),
+    "yaw": (-0.14, 0.14),
     "pitch": (-0.07, 0.07),
     # the person: gray values 0-1 and face units
     "skin": (0.30, 0.85),
@@ -85,7 +85,7 @@ VARIATION: Mapping[str, tuple[float, float]] = {
     # light, background, what stands in front, the camera
     "light_x": (-0.30, 0.30),
     "light_y": (-0.25, 0.25),
-    "contrast": (0.55, 1.10),
+    "contrast": (0.75, 1.10),
     "brightness": (-0.12, 0.12),
     "background": (0.05, 0.95),
     "texture": (0.0, 0.15),
@@ -96,7 +96,7 @@ VARIATION: Mapping[str, tuple[float, float]] = {
     "occluder_angle": (0, 2 * np.pi),
     "occluder_edge": (0.62, 1.0),
     "occluder": (0.0, 1.0),
-    "noise": (0.01, 0.06),
+    "noise": (0.005, 0.03),
 }
 
 GLASSES_SHARE = 0.15
@@ -235,8 +235,8 @@ def _eyes(canvas: Array, p: Mapping[str, Array], u: Array, v: Array, pixel: Arra
     canvas = _paint(canvas, eye, pixel, np.minimum(p["skin"] + 0.25, 0.97))
     iris = np.sqrt((u - p["gaze"] - np.sign(u) * p["eye_distance"]) ** 2 + down * down) - 0.065
     canvas = _paint(canvas, np.maximum(eye, iris), pixel, p["iris"] * p["skin"])
-    rims = np.abs(np.sqrt(outward * outward + down * down) - 0.21) - 0.018
-    rims = np.where(p["glasses"] < GLASSES_SHARE, rims, 1)
+    rims: Array = np.abs(np.sqrt(outward * outward + down * down) - 0.21) - 0.018
+    rims = np.where(p["glasses"] < GLASSES_SHARE, rims, np.float32(1))
     return _paint(canvas, rims, pixel, p["hair"] * 0.5)
 
 
@@ -248,7 +248,7 @@ def _nose(canvas: Array, p: Mapping[str, Array], u: Array, v: Array, pixel: Arra
     # Wrinkles: a fold from each side of the nose down to the cheeks.
     fold = np.abs(v - tip + 0.10 - 1.1 * (np.abs(u) - 0.16)) - 0.026
     fold = np.maximum(fold, np.abs(np.abs(u) - 0.22) - 0.09)
-    depth = np.clip(p["nose_wrinkle"], 0, 1)
+    depth: Array = np.clip(p["nose_wrinkle"], 0, 1)
     return _paint(canvas, fold, pixel, canvas * (1 - 0.45 * depth))
 
 
@@ -273,5 +273,5 @@ def _mouth(canvas: Array, p: Mapping[str, Array], u: Array, v: Array, pixel: Arr
 def _occluder(canvas: Array, p: Mapping[str, Array], x: Array, y: Array, side: int) -> Array:
     """A straight edge that covers one side of the picture in some of them: a hand, a scarf, the frame's end."""
     along = np.cos(p["occluder_angle"]) * x + np.sin(p["occluder_angle"]) * y
-    edge = np.where(p["occluded"] < OCCLUDED_SHARE, p["occluder_edge"] - along, 1)
-    return _paint(canvas, edge, np.float32(2 / side), p["occluder"])
+    edge = np.where(p["occluded"] < OCCLUDED_SHARE, p["occluder_edge"] - along, np.float32(1))
+    return _paint(canvas, edge, np.full((1, 1, 1), 2 / side, np.float32), p["occluder"])
