@@ -101,7 +101,7 @@ def complexity(net: nn.Module, channels: int, image: int) -> Complexity:
         activations=sum(row.activations for row in rows),
         bytes=sum(t.numel() * t.element_size() for t in stored),
         layers=rows,
-        uncounted=(*counter.unknown, *counter.never_run()),
+        uncounted=(*counter.unknown, *counter.never_called()),
     )
 
 
@@ -128,12 +128,15 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for handle in handles:
                 handle.remove()
 
-    def never_run(self) -> list[str]:
+    def never_called(self) -> list[str]:
         return [
-            f"{name} ({type(module).__name__}, never run)"
+            f"{name} ({type(module).__name__}, never called)"
             for module, name in self.names.items()
-            if module not in self.seen and _own_params(module)
+            if module not in self.seen and _own_params(module) and not self._is_inside_unknown(name)
         ]
+
+    def _is_inside_unknown(self, name: str) -> bool:
+        return any(_is_unknown(m) and name.startswith(f"{self.names[m]}.") for m in self.seen)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operation = func.overloadpacket.__name__

@@ -1,0 +1,255 @@
+"""Charts as SVG text: two runs give equal bytes, and the ink takes the colour of the text around it.
+
+Colours are those of Okabe and Ito (2008), which stay apart for colour-blind readers and in gray print.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+from slimfer.report.numbers import milliseconds, percent, size
+from slimfer.report.results import Results, Stage
+
+BLUE, ORANGE, GREEN, VERMILLION, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
+
+# A colour that no chart uses by itself: replaced by `currentColor`, so that a dark page gets light ink.
+INK = "#010203"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+BLUES = LinearSegmentedColormap.from_list("slimfer", ("#f7fafd", SKY, BLUE, "#003a5c"))
+
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 10.0,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+WIDTH = 4.8  # inches; at 72 points each about the width of a phone, so that text keeps its size there
+
+
+def charts(results: Results) -> dict[str, str]:
+    """Return every chart that the results have data for, by file name without ending."""
+    drawn: dict[str, str] = {}
+    for curve in results.curves:
+        if curve["rows"]:
+            drawn[f"accuracy_{curve['stage']}"] = accuracy_curve(curve["stage"], curve["rows"])
+            drawn[f"loss_{curve['stage']}"] = loss_curve(curve["stage"], curve["rows"])
+    scored = [stage for stage in results.stages if stage.scores is not None]
+    if len(scored) > 1:
+        drawn["stage_accuracy"] = stage_accuracy(scored)
+    if len([stage for stage in results.stages if stage.bytes]) > 1:
+        drawn["stage_bytes"] = stage_bytes([stage for stage in results.stages if stage.bytes])
+    if len([stage for stage in results.stages if stage.median_ms]) > 1:
+        drawn["stage_latency"] = stage_latency([stage for stage in results.stages if stage.median_ms])
+    if results.layers:
+        drawn["layers"] = layers(results.layers)
+    for stage in {id(stage): stage for stage in (*scored[:1], *scored[-1:])}.values():
+        drawn[f"confusion_{stage.name}"] = confusion_matrix(stage, results.labels)
+    judged = [stage for stage in results.stages if stage.reliability]
+    if judged:
+        drawn["reliability"] = reliability([judged[0], judged[-1]] if len(judged) > 1 else judged)
+    return drawn
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+def accuracy_curve(stage: str, rows: Sequence[Mapping[str, float]]) -> str:
+    """Draw training and validation accuracy over the epochs."""
+    return _curve(stage, rows, "accuracy", "accuracy, %", 100)
+
+
+def loss_curve(stage: str, rows: Sequence[Mapping[str, float]]) -> str:
+    """Draw training and validation loss over the epochs."""
+    return _curve(stage, rows, "loss", "loss, nats", 1)
+
+
+def _curve(stage: str, rows: Sequence[Mapping[str, float]], metric: str, label: str, factor: float) -> str:
+    def draw(axes: Axes) -> None:
+        epochs = [row["epoch"] for row in rows]
+        for split, name, colour, dash in (("train", "training", ORANGE, "--"), ("val", "validation", BLUE, "-")):
+            values = [factor * row[f"{split}/{metric}"] for row in rows]
+            # One epoch makes no line, so it gets a mark.
+            axes.plot(epochs, values, dash, color=colour, label=name, marker="o" if len(rows) == 1 else None)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid()
+        axes.legend(loc="best")
+
+    return _svg(f"{metric} over the epochs of stage {stage}", (WIDTH, 2.9), draw)
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+def stage_accuracy(stages: Sequence[Stage]) -> str:
+    """Draw the accuracy of each stage with its 95 % interval."""
+
+    def draw(axes: Axes) -> None:
+        rows = np.arange(len(stages))
+        scores = [stage.scores or {} for stage in stages]
+        values = np.array([100 * score["accuracy"] for score in scores])
+        bounds = np.array([[100 * bound for bound in score["ci95"]] for score in scores])
+        reach = np.abs(bounds - values[:, None]).T
+        axes.errorbar(values, rows, xerr=reach, fmt="o", color=BLUE, ecolor=BLUE, elinewidth=1.4, capsize=4)
+        axes.axvline(values[0], color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
+        for row, value in zip(rows, values, strict=True):
+            axes.annotate(f"{value:.2f}", (value, row), (0, -11), textcoords="offset points", ha="center", fontsize=9)
+        axes.set(xlabel="accuracy, % (95 % interval; dotted: the first stage)")
+        axes.grid(axis="x")
+        _name_rows(axes, [stage.title for stage in stages])
+
+    return _svg("accuracy of each stage", _rows_size(len(stages)), draw)
+
+
+def stage_bytes(stages: Sequence[Stage]) -> str:
+    """Draw the bytes of each stage on a logarithmic scale."""
+    values = [float(stage.bytes or 0) for stage in stages]
+    return _stage_bars("bytes of each stage", "bytes (logarithmic)", stages, values, size, GREEN)
+
+
+def stage_latency(stages: Sequence[Stage]) -> str:
+    """Draw the median batch-1 latency of each stage on a logarithmic scale."""
+    values = [stage.median_ms or 0.0 for stage in stages]
+
+    def told(value: float) -> str:
+        return f"{milliseconds(value)} ms"
+
+    return _stage_bars("batch-1 latency of each stage", "ms per picture (logarithmic)", stages, values, told, ORANGE)
+
+
+def _stage_bars(
+    title: str, label: str, stages: Sequence[Stage], values: Sequence[float], told: Callable[[float], str], colour: str
+) -> str:
+    def draw(axes: Axes) -> None:
+        rows = np.arange(len(stages))
+        axes.barh(rows, values, height=0.34, color=colour)
+        for row, value in zip(rows, values, strict=True):
+            axes.annotate(told(value), (value, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        # Bars on a logarithmic scale need a foot; room on the right is for the numbers.
+        axes.set(xscale="log", xlabel=label, xlim=(min(values) / 4, max(values) * 5))
+        axes.xaxis.set_major_locator(LogLocator(10, numticks=6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: told(value)))
+        axes.minorticks_off()
+        axes.grid(axis="x")
+        _name_rows(axes, [stage.title for stage in stages])
+
+    return _svg(title, _rows_size(len(stages)), draw)
+
+
+def _rows_size(rows: int) -> tuple[float, float]:
+    return WIDTH, 0.8 + 0.55 * rows
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Write each row's name above it, inside the chart: beside it, long titles would take half of a phone's width."""
+    for row, name in enumerate(names):
+        axes.text(0.01, row - 0.34, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+    axes.set_yticks([])
+    axes.set_ylim(len(names) - 0.6, -0.65)
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+def layers(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the channels of each layer before and after."""
+
+    def draw(axes: Axes) -> None:
+        places = np.arange(len(rows))
+        before = [row["out_before"] for row in rows]
+        after = [row["out_after"] for row in rows]
+        axes.barh(places, before, height=0.72, color=SKY, alpha=0.45, label="before")
+        axes.barh(places, after, height=0.72, color=BLUE, label="kept")
+        for place, old, new in zip(places, before, after, strict=True):
+            told = f"{new}/{old} ({100 * new / old:.0f} %)"
+            axes.annotate(told, (old, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set(xlabel="channels", xlim=(0, max(before) * 1.32))
+        axes.set_yticks(places, [row["name"] for row in rows], fontsize=8)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+
+    return _svg("channels of each layer before and after", (WIDTH, 1.0 + 0.21 * len(rows)), draw)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+def confusion_matrix(stage: Stage, labels: Sequence[str]) -> str:
+    """Draw the confusion matrix of a stage as percentages of the true class, with the numbers in the cells."""
+    counts = np.array((stage.scores or {})["confusion"], dtype=float)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+    def draw(axes: Axes) -> None:
+        places = np.arange(len(labels))
+        axes.pcolormesh(places, places, shares, cmap=BLUES, vmin=0, vmax=1, edgecolors="white", linewidth=1)
+        for row, column in np.ndindex(*shares.shape):
+            value = shares[row, column]
+            colour = "#ffffff" if value > 0.45 else "#16202a"
+            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=colour, fontsize=9)
+        axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(places, labels)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="read as", ylabel="true expression", aspect="equal")
+        axes.invert_yaxis()
+
+    side = 1.6 + 0.46 * len(labels)
+    return _svg(f"confusion matrix of {stage.title}, % of the true class", (side, side - 0.2), draw)
+
+
+def reliability(stages: Sequence[Stage]) -> str:
+    """Draw accuracy against confidence; on the diagonal a stage is as sure as it is right."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 100], [0, 100], color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
+        for stage, colour, mark in zip(stages, (ORANGE, BLUE), "so", strict=False):
+            confidence, accuracy, count = (
+                np.array(column, dtype=float) for column in zip(*stage.reliability, strict=True)
+            )
+            axes.plot(100 * confidence, 100 * accuracy, color=colour, linewidth=1.2)
+            area = 12 + 160 * count / count.sum()
+            error = percent((stage.scores or {}).get("ece"))
+            label = f"{stage.title} (ECE {error} %)"
+            axes.scatter(100 * confidence, 100 * accuracy, area, color=colour, marker=mark, label=label, alpha=0.9)
+        axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(0, 102), ylim=(0, 102), aspect="equal")
+        axes.grid()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=9, markerscale=0.8)
+
+    return _svg("reliability: accuracy against confidence", (WIDTH, 4.6), draw)
+
+
+# --- from figure to text ----------------------------------------------------------------------------------------------
+def _svg(title: str, inches: tuple[float, float], draw: Callable[[Axes], None]) -> str:
+    """Return the figure that `draw` makes as an `<svg>` element with `title` for screen readers."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=inches, layout="constrained")
+        draw(figure.add_subplot())
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    # Its style element would speak for the whole page; the root's own style does the same for the chart alone.
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, flags=re.DOTALL)
+    # Names that nothing refers to would clash when several charts stand in one page.
+    used = set(re.findall(r"[\"(]#([\w-]+)", text))
+    text = re.sub(r' id="([\w.-]+)"', lambda match: match[0] if match[1] in used else "", text)
+    text = re.sub(r"font-family: [^;\"]*", f"font-family: {FONT}", text)
+    text = text.replace(INK, "currentColor")
+    # A file of its own is drawn on white; a page overrides both colours.
+    style = "color:#16202a;background:#fff;stroke-linejoin:round;stroke-linecap:butt"
+    head = f'<svg role="img" style="{style}" aria-label="{escape(title)}"'
+    return text.replace("<svg", head, 1).replace(">", f"><title>{escape(title)}</title>", 1)

@@ -1,0 +1,98 @@
+"""The result of a run as a sentence and as text cells, for the terminal, the README and the page alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slimfer.report.numbers import MISSING, count, milliseconds, percent, size, times, whole
+from slimfer.report.results import Results, Stage, points_lost, size_ratio, speed_ratio
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells; `numeric[i]` says whether column i is to be aligned right."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[bool, ...]
+
+    def markdown(self) -> str:
+        """Return a GitHub table."""
+        marks = ["---:" if number else "---" for number in self.numeric]
+        lines = [self.header, marks, *self.rows]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def summary(results: Results) -> str:
+    """Return one sentence: from what to what, at what price."""
+    first, last = results.first, results.last
+    model = results.data.get("model", first.title)
+    if len(results.stages) == 1:
+        reached = (
+            "" if first.accuracy is None else f" reads {percent(first.accuracy)} % of {pictures(results)} correctly"
+        )
+        facts = [
+            f"{count(first.params)} parameters" if first.params else "",
+            size(first.bytes) if first.bytes else "",
+            f"{milliseconds(first.median_ms)} ms per picture" if first.median_ms else "",
+        ]
+        told = ", ".join(fact for fact in facts if fact)
+        return f"{model}{reached}{f' ({told})' if told else ''}."
+    parts = []
+    if first.bytes and last.bytes:
+        parts.append(f"from {size(first.bytes)} to {size(last.bytes)} ({times(size_ratio(results, last))} smaller)")
+    if first.median_ms and last.median_ms:
+        parts.append(
+            f"from {milliseconds(first.median_ms)} to {milliseconds(last.median_ms)} ms per picture"
+            f" ({times(speed_ratio(results, last))} faster)"
+        )
+    text = f"{model} went {' and '.join(parts)}" if parts else f"{model} has {len(results.stages)} stages"
+    lost = points_lost(results, last)
+    if lost is not None and first.accuracy is not None and last.accuracy is not None:
+        price = "without losing accuracy" if lost <= 0 else f"for {lost:.2f} points of accuracy"
+        text += f", {price}: {percent(first.accuracy)} → {percent(last.accuracy)} % on {pictures(results)}"
+    return text + "."
+
+
+def pictures(results: Results) -> str:
+    """Return which pictures the scores are of: `3,589 validation pictures`."""
+    split = results.data.get("data", {}).get("split", "validation")
+    scores = results.first.scores or {}
+    return f"{scores.get('n', 0):,} {split} pictures"
+
+
+def stage_table(results: Results) -> Table:
+    """Return the table of stages, with ratios to the first one; columns that nobody filled are left out."""
+    columns: list[tuple[str, bool, list[str]]] = [
+        ("stage", False, [stage.title for stage in results.stages]),
+        ("accuracy %", True, [_accuracy_cell(stage) for stage in results.stages]),
+        ("macro-F1 %", True, [percent((s.scores or {}).get("macro_f1")) for s in results.stages]),
+        ("parameters", True, [count(stage.params) for stage in results.stages]),
+        ("MACs", True, [count(stage.macs) for stage in results.stages]),
+        ("size", True, [size(stage.bytes) for stage in results.stages]),
+        ("smaller", True, [times(size_ratio(results, stage)) for stage in results.stages]),
+        ("ms, batch 1", True, [milliseconds(stage.median_ms) for stage in results.stages]),
+        ("p95 ms", True, [milliseconds((stage.latency_ms or {}).get("p95")) for stage in results.stages]),
+        ("faster", True, [times(speed_ratio(results, stage)) for stage in results.stages]),
+        ("images/s", True, [whole(stage.throughput) for stage in results.stages]),
+    ]
+    kept = [column for column in columns if any(cell != MISSING for cell in column[2])]
+    if len(results.stages) == 1:
+        kept = [column for column in kept if column[0] not in ("smaller", "faster")]
+    return Table(
+        tuple(name for name, _, _ in kept),
+        tuple(zip(*(cells for _, _, cells in kept), strict=True)),
+        tuple(numeric for _, numeric, _ in kept),
+    )
+
+
+def _accuracy_cell(stage: Stage) -> str:
+    if stage.scores is None:
+        return MISSING
+    low, high = stage.scores["ci95"]
+    return f"{percent(stage.scores['accuracy'])} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def describe_machine(machine: Mapping[str, Any]) -> str:
+    """Return the machine's values in one line."""
+    return ", ".join(f"{name} {value}" for name, value in machine.items() if value not in (None, "", [], {}))
