@@ -70,7 +70,7 @@ def charts(results: Results) -> dict[str, str]:
     return drawn
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training ------------------------------------------------------------------------------------------------------
 def accuracy_curve(stage: str, rows: Sequence[Mapping[str, float]]) -> str:
     """Draw training and validation accuracy over the epochs."""
     return _curve(stage, rows, "accuracy", "accuracy, %", 100)
@@ -96,7 +96,7 @@ def _curve(stage: str, rows: Sequence[Mapping[str, float]], metric: str, label: 
     return _svg(f"{metric} over the epochs of stage {stage}", (WIDTH, 2.9), draw)
 
 
-# --- stages -----------------------------------------------------------------------------------------------------------
+# --- stages --------------------------------------------------------------------------------------------------------
 def stage_accuracy(stages: Sequence[Stage]) -> str:
     """Draw the accuracy of each stage with its 95 % interval."""
 
@@ -144,12 +144,17 @@ def _stage_bars(
         # Bars on a logarithmic scale need a foot; room on the right is for the numbers.
         axes.set(xscale="log", xlabel=label, xlim=(min(values) / 4, max(values) * 5))
         axes.xaxis.set_major_locator(LogLocator(10, numticks=6))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: told(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(told(value))))
         axes.minorticks_off()
         axes.grid(axis="x")
         _name_rows(axes, [stage.title for stage in stages])
 
     return _svg(title, _rows_size(len(stages)), draw)
+
+
+def _short(number: str) -> str:
+    """Return `1.00 MB` as `1 MB`, and `0.100 ms` as `0.1 ms`."""
+    return re.sub(r"\.?0+(?= )", "", number) if "." in number else number
 
 
 def _rows_size(rows: int) -> tuple[float, float]:
@@ -164,7 +169,7 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.6, -0.65)
 
 
-# --- layers -----------------------------------------------------------------------------------------------------------
+# --- layers --------------------------------------------------------------------------------------------------------
 def layers(rows: Sequence[Mapping[str, Any]]) -> str:
     """Draw the channels of each layer before and after."""
 
@@ -186,7 +191,7 @@ def layers(rows: Sequence[Mapping[str, Any]]) -> str:
     return _svg("channels of each layer before and after", (WIDTH, 1.0 + 0.21 * len(rows)), draw)
 
 
-# --- answers ----------------------------------------------------------------------------------------------------------
+# --- answers -------------------------------------------------------------------------------------------------------
 def confusion_matrix(stage: Stage, labels: Sequence[str]) -> str:
     """Draw the confusion matrix of a stage as percentages of the true class, with the numbers in the cells."""
     counts = np.array((stage.scores or {})["confusion"], dtype=float)
@@ -231,7 +236,7 @@ def reliability(stages: Sequence[Stage]) -> str:
     return _svg("reliability: accuracy against confidence", (WIDTH, 4.6), draw)
 
 
-# --- from figure to text ----------------------------------------------------------------------------------------------
+# --- from figure to text -------------------------------------------------------------------------------------------
 def _svg(title: str, inches: tuple[float, float], draw: Callable[[Axes], None]) -> str:
     """Return the figure that `draw` makes as an `<svg>` element with `title` for screen readers."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": title}):
