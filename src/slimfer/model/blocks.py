@@ -1,10 +1,20 @@
 """The few building blocks that the networks of the zoo share."""
 
+import math
+
 from torch import Tensor, nn
+
+from slimfer.errors import InputError
 
 
 def scaled(channels: int, width: float) -> int:
-    """Return `channels` times the width multiplier, rounded to the nearest integer, at least 1."""
+    """Return `channels` times the width multiplier, rounded to the nearest integer, at least 1.
+
+    Raises:
+        InputError: if `width` is not a positive number.
+    """
+    if not 0 < width < math.inf:
+        raise InputError(f"the width multiplier must be above 0, not {width}")
     return max(1, round(channels * width))
 
 
@@ -31,7 +41,8 @@ def init_weights(net: nn.Module, gamma: float = 1.0) -> None:
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 class Head(nn.Module):

@@ -1,9 +1,13 @@
 """Which channels belong together, found by following them through the network's fx graph.
 
 Every channel of every tensor is an *atom*, a number. A convolution or linear layer makes new atoms for its outputs and
-reads those of its inputs; BN, activation, pooling and depthwise convolution pass atoms on; `add` makes the atoms of both
-sides one; `cat` joins the lists; flatten repeats each atom once per pixel. Two channels must be cut together exactly
-when their atoms are the same in the end. No network carries a list of its own groups, so the user's module works alike.
+reads those of its inputs; BN, activation, pooling and depthwise convolution pass atoms on; `add` makes the atoms of
+both sides one; `cat` joins the lists; flatten repeats each atom once per pixel. Two channels must be cut together
+exactly when their atoms are the same in the end. No network carries a list of its own groups, so the user's module
+works alike.
+
+What cannot be followed is refused by name, never guessed. What can be followed but not cut (a size written into the
+code, a constant with one value per channel) is locked, with the reason.
 """
 
 import operator
@@ -18,23 +22,39 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from slimfer.errors import InputError
+from slimfer.model.mode import evaluating
 
 Atoms = npt.NDArray[np.int64]
 
 # Operations that act on each channel alone, so atoms pass through. Kept as visible tables: an operation that is in
-# none of them is refused by name, never guessed.
-PASS_MODULES: tuple[type[nn.Module], ...] = (
+# none of them is refused by name.
+POINTWISE_MODULES: tuple[type[nn.Module], ...] = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh,
-    nn.Sigmoid, nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d, nn.ZeroPad2d,
+    nn.Sigmoid, nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d,
 )  # fmt: skip
+POOL_MODULES: tuple[type[nn.Module], ...] = (
+    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.ZeroPad2d,
+)  # fmt: skip
+PASS_MODULES = (*POINTWISE_MODULES, *POOL_MODULES)
 PASS_FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.sigmoid,
-    torch.sigmoid, torch.tanh, F.dropout, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.clone,
+    F.relu, torch.relu, torch.relu_, F.relu6, F.leaky_relu, F.elu, F.silu, F.gelu, F.hardswish, F.hardsigmoid,
+    F.hardtanh, F.sigmoid, torch.sigmoid, F.tanh, torch.tanh, torch.clamp, F.dropout, F.dropout2d, F.max_pool2d,
+    F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.clone, operator.neg,
 )  # fmt: skip
-PASS_METHODS = ("relu", "relu_", "sigmoid", "tanh", "contiguous", "clone", "clamp", "mean")
-ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add, operator.mul, torch.mul, operator.sub, torch.sub)
-ADD_METHODS = ("add", "add_", "mul", "mul_", "sub")
+PASS_METHODS = ("relu", "relu_", "sigmoid", "tanh", "contiguous", "clone", "clamp", "float")
+# Operations on two tensors, channel by channel.
+JOIN_FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    operator.add, operator.iadd, torch.add, operator.mul, operator.imul, torch.mul, operator.sub, operator.isub,
+    torch.sub, operator.truediv, torch.div, torch.maximum, torch.minimum,
+)  # fmt: skip
+JOIN_METHODS = ("add", "add_", "mul", "mul_", "sub", "sub_", "div", "expand_as")
+CAT_FUNCTIONS = (torch.cat, torch.concat, torch.concatenate)
+# Operations that keep channel i at place i as long as they touch only the axes after it.
+AXIS_FUNCTIONS = (torch.mean, torch.sum, torch.amax, torch.squeeze, torch.unsqueeze)
+AXIS_METHODS = ("mean", "sum", "amax", "squeeze", "unsqueeze")
+RESHAPE_FUNCTIONS = (torch.flatten, torch.reshape)
+RESHAPE_METHODS = ("flatten", "view", "reshape")
+_SUPPORTED = "convolutions, linear, batch_norm2d, activations, add, mul, cat, pooling, mean over pixels, flatten"
 
 
 @dataclass(frozen=True)
@@ -49,7 +69,7 @@ class Layer:
     @property
     def depthwise(self) -> bool:
         """Return whether each output channel reads only the input channel of the same number."""
-        return isinstance(self.module, nn.Conv2d) and self.module.groups > 1
+        return isinstance(self.module, nn.Conv2d) and _is_depthwise(self.module)
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,7 @@ class ChannelMap:
     """All channels of a network.
 
     Attributes:
-        layers: convolutions, linear layers and batch normalizations in the order of execution.
+        layers: convolutions, linear layers and batch normalizations in the order of execution, each one once.
         locked: atoms that must stay (network outputs, inputs), with the reason.
         graph: the traced network.
         node_atoms: atoms of each node's output, by node name (absent for values without channels).
@@ -80,15 +100,16 @@ class ChannelMap:
 
     def free_atoms(self) -> Atoms:
         """Return the atoms that may be cut, ascending."""
-        atoms = np.unique(np.concatenate([layer.outputs for layer in self.producers()]))
-        return np.array([atom for atom in atoms if int(atom) not in self.locked], dtype=np.int64)
+        made = {int(atom) for layer in self.producers() for atom in layer.outputs}
+        return np.array(sorted(made - self.locked.keys()), dtype=np.int64)
 
 
 class _Tracer(fx.Tracer):
-    """Keep the known layers whole; everything else is traced through."""
+    """Keep torch's own layers whole, and subclasses of those that can be followed; trace through everything else."""
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.Flatten, *PASS_MODULES))
+        known = isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.Flatten, *PASS_MODULES))
+        return known or super().is_leaf_module(module, qualified_name)
 
 
 def trace(net: nn.Module) -> fx.GraphModule:
@@ -100,24 +121,29 @@ def trace(net: nn.Module) -> fx.GraphModule:
     try:
         return fx.GraphModule(net, _Tracer().trace(net))
     except Exception as error:
-        raise InputError(f"torch.fx cannot trace {type(net).__name__}: {error}") from None
+        raise InputError(f"torch.fx cannot trace {type(net).__name__}: {_first_line(error)}") from None
 
 
 def channel_map(net: nn.Module, channels: int, image: int) -> ChannelMap:
-    """Find the channels of `net` for inputs of shape (N, channels, image, image).
+    """Find the channels of `net` for inputs of shape (N, channels, image, image); the network is left as it was.
 
     Raises:
-        InputError: if the network cannot be traced or has an operation whose channels cannot be followed, by name.
+        InputError: if the network cannot be traced, cannot read such pictures, or has an operation whose channels
+            cannot be followed, by name.
     """
-    was_training = net.training
     graph = trace(net)
-    try:
-        follower = _Follower(graph.eval(), channels)
-        device = next((p.device for p in net.parameters()), torch.device("cpu"))
-        with torch.no_grad():
-            follower.run(torch.zeros(1, channels, image, image, device=device))
-    finally:
-        net.train(was_training)
+    follower = _Follower(graph, channels)
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    with evaluating(net), torch.no_grad():
+        graph.eval()
+        try:
+            # Two pictures, so that a reshape that mixes pictures cannot pass for one that keeps them apart.
+            follower.run(torch.zeros(2, channels, image, image, device=device))
+        except (RuntimeError, TypeError) as error:
+            raise InputError(
+                f"{type(net).__name__} cannot read pictures of shape ({channels}, {image}, {image}): "
+                f"{_first_line(error)}"
+            ) from None
     return follower.result()
 
 
@@ -130,7 +156,8 @@ class _Follower(fx.Interpreter):
         self.parent: list[int] = []
         self.atoms: dict[fx.Node, Atoms] = {}
         self.shapes: dict[fx.Node, torch.Size] = {}
-        self.layers: list[tuple[str, nn.Module, Atoms, Atoms]] = []
+        self.layers: dict[nn.Module, tuple[str, Atoms, Atoms]] = {}
+        self.constants: dict[fx.Node, Tensor] = {}
         self.locks: dict[int, str] = {}
 
     # --- union-find -------------------------------------------------------------------------------------------------
@@ -160,82 +187,216 @@ class _Follower(fx.Interpreter):
         if isinstance(value, Tensor):
             self.shapes[n] = value.shape
         if n.op == "placeholder":
-            self.atoms[n] = self.new(self.channels)
-            self.lock(self.atoms[n], "network input")
+            self._placeholder(n)
         elif n.op == "output":
-            for source in n.all_input_nodes:
-                self.lock(self.atoms[source], "network output")
-        elif n.op == "call_module":
-            self._module(n, self.fetch_attr(str(n.target)))
-        elif n.op in ("call_function", "call_method"):
-            self._function(n)
+            self._output(n)
+        elif n.op == "get_attr":
+            self.constants[n] = value
+        elif isinstance(value, Tensor):
+            self._tensor(n)
+        elif _holds_tensor(value):
+            raise _refusal(n, "it returns several tensors")
         return value
 
-    def _module(self, n: fx.Node, module: nn.Module) -> None:
-        source = self.atoms[n.all_input_nodes[0]]
-        if isinstance(module, nn.Conv2d):
-            if module.groups == 1:
-                made = self.new(module.out_channels)
-            elif module.groups == module.in_channels == module.out_channels:
-                made = source
-            else:
-                self.lock(source, f"grouped convolution {n.target}")
-                made = self.new(module.out_channels)
-                self.lock(made, f"grouped convolution {n.target}")
-        elif isinstance(module, nn.Linear):
-            made = self.new(module.out_features)
-        elif isinstance(module, nn.BatchNorm2d):
-            made = source
-        elif isinstance(module, nn.Flatten):
-            self._flatten(n, source)
-            return
-        else:
-            self.atoms[n] = source
-            return
-        self.layers.append((str(n.target), module, source, made))
-        self.atoms[n] = made
-
-    def _function(self, n: fx.Node) -> None:
-        sources = [node for node in n.all_input_nodes if node in self.atoms]
-        if not sources:
-            return  # arithmetic on sizes
+    def _placeholder(self, n: fx.Node) -> None:
         if n not in self.shapes:
-            return  # x.size(0), x.shape: not a tensor
-        if n.target in ADD_FUNCTIONS or (n.op == "call_method" and n.target in ADD_METHODS):
-            self.atoms[n] = self.atoms[sources[0]]
-            for other in sources[1:]:
-                self.join(self.atoms[sources[0]], self.atoms[other])
-        elif n.target in (torch.cat, torch.concat) and self._cat_axis(n) == 1:
-            self.atoms[n] = np.concatenate([self.atoms[source] for source in sources])
-        elif n.target is torch.flatten or (n.op == "call_method" and n.target in ("flatten", "view", "reshape")):
-            self._flatten(n, self.atoms[sources[0]])
-        elif n.target in PASS_FUNCTIONS or (n.op == "call_method" and n.target in PASS_METHODS):
-            self.atoms[n] = self.atoms[sources[0]]
+            return  # an optional argument that was left out
+        self.atoms[n] = self.new(self.channels)
+        self.lock(self.atoms[n], "network input")
+
+    def _output(self, n: fx.Node) -> None:
+        answer = n.args[0]
+        if not isinstance(answer, fx.Node) or answer not in self.atoms:
+            raise InputError("the network must return one tensor of shape (N, classes), computed from its input")
+        self.lock(self.atoms[answer], "network output")
+
+    def _tensor(self, n: fx.Node) -> None:
+        """Find the atoms of a tensor that was computed."""
+        if n.op == "call_module":
+            atoms = self._module(n, self.fetch_attr(str(n.target)))
+        elif any(node in self.atoms for node in n.all_input_nodes):
+            atoms = self._operation(n)
         else:
-            raise InputError(f"cannot follow channels through {n.target!r} (node {n.name}); supported operations: "
-                             "conv2d, linear, batch_norm2d, activations, add, cat, pooling, flatten")  # fmt: skip
+            return  # arithmetic on constants
+        shape = self.shapes[n]
+        if len(shape) < 2 or shape[0] != 2 or shape[1] != len(atoms):
+            raise _refusal(n, f"its result has shape {tuple(shape)}, not {len(atoms)} channels")
+        self.atoms[n] = atoms
 
-    def _flatten(self, n: fx.Node, source: Atoms) -> None:
-        before = self.shapes[n.all_input_nodes[0]]
-        after = self.shapes[n]
-        if after == before:
-            self.atoms[n] = source
-        elif len(after) == 2 and after[1] == before[1:].numel():
-            self.atoms[n] = np.repeat(source, before[2:].numel())
+    def _module(self, n: fx.Node, module: nn.Module) -> Atoms:
+        source = self._only_source(n)
+        axes = len(self.shapes[n.all_input_nodes[0]])
+        if isinstance(module, nn.Flatten):
+            return self._reshape(n, source)
+        if isinstance(module, POINTWISE_MODULES):
+            if isinstance(module, nn.PReLU) and module.num_parameters > 1:
+                self.lock(source, f"one slope per channel in {n.target}")
+            return source
+        if axes == (2 if isinstance(module, nn.Linear) else 4):
+            if isinstance(module, POOL_MODULES):
+                return source
+            if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
+                return self._layer(n, module, source)
+        raise _refusal(n, f"a {type(module).__name__} that reads a tensor of {axes} axes")
+
+    def _layer(self, n: fx.Node, module: nn.Module, source: Atoms) -> Atoms:
+        """Note a layer with channels; one that is called again has the same channels each time."""
+        if module in self.layers:
+            _, inputs, outputs = self.layers[module]
+            self.join(inputs, source)
+            return outputs
+        _check_plain(n, module)
+        made = source
+        if isinstance(module, nn.Linear):
+            made = self.new(module.out_features)
+        elif isinstance(module, nn.Conv2d) and not _is_depthwise(module):
+            made = self.new(module.out_channels)
+            if module.groups > 1:
+                self.lock(source, f"grouped convolution {n.target}")
+                self.lock(made, f"grouped convolution {n.target}")
+        self.layers[module] = (str(n.target), source, made)
+        return made
+
+    def _operation(self, n: fx.Node) -> Atoms:
+        """Follow a function or method that has at least one tensor with channels among its arguments."""
+        if _is_one_of(n, CAT_FUNCTIONS, ()):
+            return self._cat(n)
+        if _is_one_of(n, JOIN_FUNCTIONS, JOIN_METHODS):
+            return self._join_all(n)
+        if _is_one_of(n, PASS_FUNCTIONS, PASS_METHODS):
+            return self._only_source(n)
+        if _is_one_of(n, AXIS_FUNCTIONS, AXIS_METHODS):
+            return self._along_pixels(n)
+        if _is_one_of(n, RESHAPE_FUNCTIONS, RESHAPE_METHODS):
+            return self._reshape(n, self._only_source(n))
+        raise _refusal(n, f"supported are {_SUPPORTED}")
+
+    def _only_source(self, n: fx.Node) -> Atoms:
+        tensors = [node for node in n.all_input_nodes if node in self.shapes]
+        if len(tensors) != 1 or tensors[0] not in self.atoms:
+            raise _refusal(n, "it reads more than one tensor, or one without channels")
+        return self.atoms[tensors[0]]
+
+    def _join_all(self, n: fx.Node) -> Atoms:
+        """Make the channels of all operands one; what is spread over all channels is locked instead."""
+        operands = [node for node in n.all_input_nodes if node in self.shapes]
+        shape = self.shapes[n]
+        tracked = [node for node in operands if node in self.atoms and len(self.atoms[node]) == shape[1]]
+        if not tracked or any(node in self.atoms and len(self.shapes[node]) != len(shape) for node in operands):
+            raise _refusal(n, f"its operands {[tuple(self.shapes[node]) for node in operands]} do not match")
+        result = self.atoms[tracked[0]]
+        for node in operands:
+            if node in tracked:
+                self.join(result, self.atoms[node])
+            elif node in self.atoms:
+                self.lock(self.atoms[node], f"spread over all channels by {n.name}")
+            elif _channels_of_constant(self.shapes[node], len(shape)) > 1:
+                self.lock(result, f"constant {node.name} has one value per channel")
+        return result
+
+    def _cat(self, n: fx.Node) -> Atoms:
+        # Not all_input_nodes: that lists a tensor once even if it comes twice.
+        parts = n.args[0] if n.args else n.kwargs.get("tensors")
+        axis = n.kwargs.get("dim", n.kwargs.get("axis", n.args[1] if len(n.args) > 1 else 0))
+        if not isinstance(parts, (list, tuple)) or axis not in (1, 1 - len(self.shapes[n])):
+            raise _refusal(n, "only tensors side by side along axis 1 can be followed")
+        if any(part not in self.atoms for part in parts):
+            raise _refusal(n, "one of the tensors has no channels")
+        return np.concatenate([self.atoms[part] for part in parts])
+
+    def _along_pixels(self, n: fx.Node) -> Atoms:
+        source = self._only_source(n)
+        axes = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim", n.kwargs.get("axis"))
+        rank = len(self.shapes[n.all_input_nodes[0]]) + ("unsqueeze" in str(n.target))
+        listed = axes if isinstance(axes, (list, tuple)) else [axes]
+        if not all(isinstance(axis, int) and axis % rank >= 2 for axis in listed):
+            raise _refusal(n, "only the axes of the pixels may be named, and they must be")
+        return source
+
+    def _reshape(self, n: fx.Node, source: Atoms) -> Atoms:
+        before, after = self.shapes[n.all_input_nodes[0]], self.shapes[n]
+        if len(after) < 2 or after[0] != before[0]:
+            raise _refusal(n, f"the reshape from {tuple(before)} to {tuple(after)} mixes pictures")
+        if after[1] == before[1:].numel():
+            atoms = np.repeat(source, before[2:].numel())
+        elif after[1] == before[1]:
+            atoms = source
         else:
-            raise InputError(
-                f"cannot follow channels through the reshape {n.name} from {tuple(before)} to {tuple(after)}"
-            )
+            raise _refusal(n, f"the reshape from {tuple(before)} to {tuple(after)} mixes channels")
+        if (size := _written_channels(n)) is not None:
+            self.lock(source, f"the size {size} is written into the reshape {n.name}")
+        return atoms
 
-    @staticmethod
-    def _cat_axis(n: fx.Node) -> int:
-        return int(n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else 0))  # type: ignore[arg-type]
-
+    # --- the end ------------------------------------------------------------------------------------------------------
     def result(self) -> ChannelMap:
+        self._check_parameters()
         roots = np.array([self.root(atom) for atom in range(len(self.parent))], dtype=np.int64)
         return ChannelMap(
-            layers=tuple(Layer(name, module, roots[i], roots[o]) for name, module, i, o in self.layers),
+            layers=tuple(Layer(name, module, roots[i], roots[o]) for module, (name, i, o) in self.layers.items()),
             locked={int(roots[atom]): reason for atom, reason in self.locks.items()},
             graph=self.module,  # type: ignore[arg-type]
             node_atoms={node.name: roots[atoms] for node, atoms in self.atoms.items()},
         )
+
+    def _check_parameters(self) -> None:
+        """Refuse parameters that would have to be cut in two ways: of two layers, or read by the code as well."""
+        owner: dict[int, str] = {}
+        for module, (name, _, _) in self.layers.items():
+            for parameter in module.parameters(recurse=False):
+                if id(parameter) in owner:
+                    raise InputError(f"cannot follow channels: layers {owner[id(parameter)]} and {name} share weights")
+                owner[id(parameter)] = name
+        for node, value in self.constants.items():
+            if id(value) in owner:
+                raise InputError(
+                    f"cannot follow channels: {node.target} is read outside of its layer {owner[id(value)]} "
+                    f"(node {node.name})"
+                )
+
+
+def _is_depthwise(conv: nn.Conv2d) -> bool:
+    return conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels
+
+
+def _is_one_of(n: fx.Node, functions: tuple[Callable[..., Any], ...], methods: tuple[str, ...]) -> bool:
+    return n.target in methods if n.op == "call_method" else n.target in functions
+
+
+def _check_plain(n: fx.Node, module: nn.Module) -> None:
+    """Refuse a layer whose weights are not what its class says."""
+    kind = next(kind for kind in (nn.Conv2d, nn.Linear, nn.BatchNorm2d) if isinstance(module, kind))
+    if type(module).forward is not kind.forward:
+        raise _refusal(n, f"{type(module).__name__} has a forward of its own")
+    if "weight" not in module._parameters:
+        raise _refusal(n, "its weight is computed from other parameters")
+
+
+def _written_channels(n: fx.Node) -> int | None:
+    """Return the channel size that a reshape has as a number in the code, if any; -1 and computed sizes adapt."""
+    if n.target not in ("view", "reshape", torch.reshape):
+        return None
+    shape = n.kwargs.get("shape", n.kwargs.get("size", n.args[1:]))
+    if isinstance(shape, (list, tuple)) and len(shape) == 1 and isinstance(shape[0], (list, tuple)):
+        shape = shape[0]
+    size = shape[1] if isinstance(shape, (list, tuple)) and len(shape) > 1 else None
+    return size if isinstance(size, int) and size >= 0 else None
+
+
+def _channels_of_constant(shape: torch.Size, rank: int) -> int:
+    """Return the extent along axis 1 of a constant that is broadcast to `rank` axes."""
+    return shape[-(rank - 1)] if len(shape) >= rank - 1 else 1
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and any(map(_holds_tensor, value)))
+
+
+def _refusal(n: fx.Node, reason: str) -> InputError:
+    target = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", repr(n.target))
+    return InputError(f"cannot follow channels through {target} (node {n.name}): {reason}")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,6 @@
-"""A small depthwise-separable network (MobileNet v1 blocks, Howard et al. 2017, arXiv 1704.04861) for 48-pixel faces."""
+"""A small depthwise-separable network for 48-pixel faces (MobileNet v1, Howard et al. 2017, arXiv 1704.04861)."""
+
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -49,6 +51,6 @@ class MobileNet(nn.Module):
         return self.head(self.blocks(self.relu(self.bn1(self.conv1(x)))))
 
 
-def mobile(*, classes: int, channels: int, **args: float) -> MobileNet:
+def mobile(*, classes: int, channels: int, **args: Any) -> MobileNet:
     """Build the depthwise net: about 0.2M parameters at width 1."""
     return MobileNet(classes=classes, channels=channels, **args)

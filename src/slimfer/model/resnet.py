@@ -5,6 +5,7 @@ The stem is one 3x3 convolution with stride 2 and no max-pooling: at 48 px it co
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -71,19 +72,17 @@ class ResNet(nn.Module):
         stem_stride: int = 2,
         dropout: float = 0.0,
     ) -> None:
-        """Build the network; stage i has `depths[i]` blocks of `64 * 2**i * width` channels."""
+        """Build the network; stage i (from 0) has `depths[i]` blocks of `64 * 2**i * width` channels."""
         super().__init__()
-        w_in = scaled(64, width)
-        self.conv1, self.bn1 = conv_bn(channels, w_in, 3, stem_stride)
+        stem, *_ = widths = [scaled(64 * 2**stage, width) for stage in range(4)]
+        self.conv1, self.bn1 = conv_bn(channels, stem, 3, stem_stride)
         self.relu = nn.ReLU(inplace=True)
-        for stage, depth in enumerate(depths):
-            w = scaled(64 * 2**stage, width)
-            blocks = []
-            for index in range(depth):
-                blocks.append(block(w_in, w, 2 if stage > 0 and index == 0 else 1))
-                w_in = w * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.head = Head(w_in, classes, dropout)
+        ends = [stem, *(w * block.expansion for w in widths)]
+        self.layer1 = _stage(block, depths[0], ends[0], widths[0], 1)
+        self.layer2 = _stage(block, depths[1], ends[1], widths[1], 2)
+        self.layer3 = _stage(block, depths[2], ends[2], widths[2], 2)
+        self.layer4 = _stage(block, depths[3], ends[3], widths[3], 2)
+        self.head = Head(ends[4], classes, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) normalized pixels -> (N, classes) logits."""
@@ -92,19 +91,24 @@ class ResNet(nn.Module):
         return self.head(x)
 
 
-def resnet18(*, classes: int, channels: int, **args: float) -> ResNet:
+def resnet18(*, classes: int, channels: int, **args: Any) -> ResNet:
     """ResNet-18: 11.17M parameters, 312 MMAC at 48 px, 1 channel, width 1."""
     return ResNet(BasicBlock, (2, 2, 2, 2), classes=classes, channels=channels, **args)
 
 
-def resnet34(*, classes: int, channels: int, **args: float) -> ResNet:
+def resnet34(*, classes: int, channels: int, **args: Any) -> ResNet:
     """ResNet-34: basic blocks, depths 3, 4, 6, 3."""
     return ResNet(BasicBlock, (3, 4, 6, 3), classes=classes, channels=channels, **args)
 
 
-def resnet50(*, classes: int, channels: int, **args: float) -> ResNet:
+def resnet50(*, classes: int, channels: int, **args: Any) -> ResNet:
     """ResNet-50: bottleneck blocks, depths 3, 4, 6, 3."""
     return ResNet(Bottleneck, (3, 4, 6, 3), classes=classes, channels=channels, **args)
+
+
+def _stage(block: type[BasicBlock] | type[Bottleneck], depth: int, w_in: int, w: int, stride: int) -> nn.Sequential:
+    first = block(w_in, w, stride)
+    return nn.Sequential(first, *(block(w * block.expansion, w, 1) for _ in range(depth - 1)))
 
 
 def _shortcut(w_in: int, w_out: int, stride: int) -> nn.Module:

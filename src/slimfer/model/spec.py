@@ -1,7 +1,7 @@
 """A network is data: the builder's name, its arguments, and the width of every layer that was cut."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from slimfer.errors import InputError
@@ -36,8 +36,8 @@ class NetSpec:
         if not 8 <= self.image <= 1024:
             raise InputError(f"image must be between 8 and 1024 pixels, not {self.image}")
         for name, width in self.widths.items():
-            if width < 1:
-                raise InputError(f"width of layer {name} must be at least 1, not {width}")
+            if not isinstance(width, int) or width < 1:
+                raise InputError(f"width of layer {name} must be a whole number of at least 1, not {width}")
 
     def with_widths(self, widths: Mapping[str, int]) -> "NetSpec":
         """Return the same spec with the widths of some layers replaced."""
@@ -45,7 +45,8 @@ class NetSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; `from_dict` is the inverse."""
-        return asdict(self)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**values, "args": dict(self.args), "widths": dict(self.widths)}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "NetSpec":

@@ -1,4 +1,6 @@
-"""VGG with batch normalization and ONE linear layer (Simonyan and Zisserman 2014; the CIFAR form of Liu et al. 2017)."""
+"""VGG with batch normalization and ONE linear layer (Simonyan and Zisserman 2014; CIFAR form of Liu et al. 2017)."""
+
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -45,21 +47,21 @@ class VGG(nn.Module):
         return self.head(self.features(x))
 
 
-def vgg11(*, classes: int, channels: int, **args: float) -> VGG:
+def vgg11(*, classes: int, channels: int, **args: Any) -> VGG:
     """VGG-11: 8 convolutions."""
     return VGG(11, classes=classes, channels=channels, **args)
 
 
-def vgg13(*, classes: int, channels: int, **args: float) -> VGG:
+def vgg13(*, classes: int, channels: int, **args: Any) -> VGG:
     """VGG-13: 10 convolutions."""
     return VGG(13, classes=classes, channels=channels, **args)
 
 
-def vgg16(*, classes: int, channels: int, **args: float) -> VGG:
+def vgg16(*, classes: int, channels: int, **args: Any) -> VGG:
     """VGG-16: 13 convolutions."""
     return VGG(16, classes=classes, channels=channels, **args)
 
 
-def vgg19(*, classes: int, channels: int, **args: float) -> VGG:
+def vgg19(*, classes: int, channels: int, **args: Any) -> VGG:
     """VGG-19: 16 convolutions; 20,035,018 parameters with 3 channels and 10 classes."""
     return VGG(19, classes=classes, channels=channels, **args)

@@ -10,6 +10,7 @@ from slimfer.errors import InputError
 from slimfer.model.blocks import init_weights
 from slimfer.model.groups import channel_map
 from slimfer.model.mobile import mobile
+from slimfer.model.mode import evaluating
 from slimfer.model.narrow import narrow_to
 from slimfer.model.resnet import resnet18, resnet34, resnet50
 from slimfer.model.spec import NetSpec
@@ -30,6 +31,9 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
 def build(spec: NetSpec, *, seed: int = 0, gamma: float = 1.0) -> nn.Module:
     """Build the network of `spec` with fresh weights.
 
+    The zoo's networks are initialized by `init_weights`; the user's own keep the weights their function gives them,
+    with BN scales multiplied by `gamma`.
+
     Args:
         spec: structure; its `widths` are applied by cutting the full network (see `slimfer.model.narrow`).
         seed: of the initial weights; torch's global generator is left as it was.
@@ -43,12 +47,15 @@ def build(spec: NetSpec, *, seed: int = 0, gamma: float = 1.0) -> nn.Module:
         torch.manual_seed(seed)
         try:
             net = builder(classes=spec.classes, channels=spec.channels, **spec.args)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"network {spec.builder}: {error}") from None
         if not isinstance(net, nn.Module):
             raise InputError(f"{spec.builder} returned {type(net).__name__}, not a torch module")
         if spec.builder in MODELS:
             init_weights(net, gamma)
+        else:
+            _scale_norms(net, gamma)
+            _check_outputs(net, spec)
     if spec.widths:
         narrow_to(channel_map(net, spec.channels, spec.image), spec.widths)
     return net
@@ -61,6 +68,27 @@ def _builder(name: str) -> Callable[..., nn.Module]:
     if not colon:
         raise InputError(f"unknown network {name!r}; the zoo has {', '.join(MODELS)}; yours is package.module:function")
     try:
-        return getattr(importlib.import_module(module_name), function)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"cannot import {name}: {error}") from None
+    if not callable(found):
+        raise InputError(f"{name} is not a function")
+    return found
+
+
+def _scale_norms(net: nn.Module, gamma: float) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
+            module.weight.detach().mul_(gamma)
+
+
+def _check_outputs(net: nn.Module, spec: NetSpec) -> None:
+    """Try the user's network on two black pictures."""
+    with evaluating(net), torch.no_grad():
+        try:
+            answer = net(torch.zeros(2, spec.channels, spec.image, spec.image))
+        except RuntimeError as error:
+            raise InputError(f"{spec.builder} cannot read pictures of {spec.image} px: {error}") from None
+    shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+    if shape != (2, spec.classes):
+        raise InputError(f"{spec.builder} must return logits of shape (N, {spec.classes}), not {shape}")
