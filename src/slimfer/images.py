@@ -9,7 +9,7 @@ import io
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from slimfer.errors import InputError
 
@@ -50,7 +50,7 @@ def read_image(data: bytes, *, max_pixels: int = 25_000_000) -> Image.Image:
             return ImageOps.exif_transpose(picture)
     except InputError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise InputError("not a picture in a format that is read here (JPEG, PNG, WebP, BMP, PPM)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"the picture is far larger than {max_pixels} pixels") from None
