@@ -32,10 +32,9 @@ class Limits:
 
     def keep(self, size: int, wanted: int) -> int:
         """Return how many of `size` channels stay when the threshold would keep `wanted`."""
-        most_cut = int(size * self.max_layer_ratio + 1e-9)
-        kept = max(wanted, self.min_channels, size - most_cut)
-        if self.round_to > 1:
-            kept = max(self.round_to, self.round_to * round(kept / self.round_to))
+        low = max(self.min_channels, size - int(size * self.max_layer_ratio + 1e-9))
+        step = self.round_to
+        kept = max(step * round(wanted / step), step * -(-low // step))
         return min(size, kept)
 
 
