@@ -1,0 +1,69 @@
+"""onnxruntime behind one door: the artifact is checked first, and errors are one sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from slimfer.artifact import INPUT, OUTPUT, Artifact, open_artifact
+from slimfer.errors import InputError
+
+SILENT = 4  # onnxruntime's log level "fatal": what is wrong comes as an exception, not as text on the user's terminal
+
+
+class Session:
+    """A model, ready to run on the CPU.
+
+    Attributes:
+        artifact: the checked file.
+        labels: class names in the order of the outputs.
+        channels: 1 (gray) or 3 (RGB).
+        image: height and width of the input in pixels.
+    """
+
+    def __init__(self, model: str | Path | bytes | Artifact, *, threads: int = 1, optimize: bool = True) -> None:
+        """Open `model`.
+
+        Args:
+            model: path or bytes of an .onnx artifact, or an artifact that is open already.
+            threads: CPU threads within one operator.
+            optimize: let onnxruntime fuse operators; off only to check that this does not change the answers.
+
+        Raises:
+            InputError: if the file does not pass `slimfer.artifact.open_artifact`, or onnxruntime refuses it.
+        """
+        if threads < 1:
+            raise InputError(f"threads must be at least 1, not {threads}")
+        self.artifact = model if isinstance(model, Artifact) else open_artifact(model)
+        self.labels = self.artifact.labels
+        self.channels = self.artifact.channels
+        self.image = self.artifact.image
+        levels = ort.GraphOptimizationLevel
+        options = ort.SessionOptions()
+        options.log_severity_level = SILENT
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+        try:
+            self._session = ort.InferenceSession(self.artifact.data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common type below Exception
+            raise InputError(f"{self.artifact.path or 'model'}: onnxruntime refuses it ({error})") from None
+        self._check_shapes()
+
+    def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return (N, K) probabilities of faces (N, C, H, W).
+
+        Raises:
+            InputError: if the array is not uint8 of that shape.
+        """
+        expected = (self.channels, self.image, self.image)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+            raise InputError(f"faces must be uint8 {('N', *expected)}, not {images.dtype} {images.shape}")
+        return self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(images)})[0]
+
+    def _check_shapes(self) -> None:
+        takes = self._session.get_inputs()[0].shape[1:]
+        gives = self._session.get_outputs()[0].shape[1:]
+        if takes != [self.channels, self.image, self.image] or gives != [len(self.labels)]:
+            raise InputError(f"{self.artifact.path or 'model'}: the metadata does not fit the graph {takes} -> {gives}")
