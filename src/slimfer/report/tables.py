@@ -71,8 +71,7 @@ def stage_table(results: Results) -> Table:
         ("MACs", True, [count(stage.macs) for stage in results.stages]),
         ("size", True, [size(stage.bytes) for stage in results.stages]),
         ("smaller", True, [times(size_ratio(results, stage)) for stage in results.stages]),
-        ("ms, batch 1", True, [milliseconds(stage.median_ms) for stage in results.stages]),
-        ("p95 ms", True, [milliseconds((stage.latency_ms or {}).get("p95")) for stage in results.stages]),
+        ("ms, batch 1 (p95)", True, [_latency_cell(stage) for stage in results.stages]),
         ("faster", True, [times(speed_ratio(results, stage)) for stage in results.stages]),
         ("images/s", True, [whole(stage.throughput) for stage in results.stages]),
     ]
@@ -91,6 +90,12 @@ def _accuracy_cell(stage: Stage) -> str:
         return MISSING
     low, high = stage.scores["ci95"]
     return f"{percent(stage.scores['accuracy'])} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def _latency_cell(stage: Stage) -> str:
+    if stage.latency_ms is None:
+        return MISSING
+    return f"{milliseconds(stage.latency_ms['median'])} ({milliseconds(stage.latency_ms['p95'])})"
 
 
 def describe_machine(machine: Mapping[str, Any]) -> str:
