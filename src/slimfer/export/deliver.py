@@ -1,0 +1,201 @@
+"""From the stages of a compression to the artifact and to the numbers about every stage."""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from slimfer.compress.pipeline import Stage
+from slimfer.data.frames import Frames
+from slimfer.export.onnx import to_onnx
+from slimfer.export.parity import Check, verify
+from slimfer.files import atomic_write
+from slimfer.metrics import reliability, score
+from slimfer.model.complexity import complexity
+from slimfer.preprocess import normalize
+from slimfer.runtime.session import Session
+from slimfer.timing import interleave, rate
+from slimfer.train.checkpoint import Checkpoint
+from slimfer.train.evaluate import predict_logits, softmax
+
+BATCH = 32  # of the throughput figures
+
+Run = Callable[[npt.NDArray[np.uint8]], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the stage table before it is timed: what it is, what it answers, how to run it."""
+
+    name: str
+    title: str
+    runtime: str
+    checkpoint: Checkpoint
+    bytes: int
+    probabilities: npt.NDArray[np.float32]
+    run: Run
+
+
+def deliver(
+    stages: Sequence[Stage],
+    validation: Frames,
+    folder: Path,
+    *,
+    recipe: Mapping[str, Any],
+    rounds: int = 30,
+    note: Callable[[str], None] = lambda line: None,
+) -> tuple[dict[str, Any], tuple[Check, ...]]:
+    """Write `folder/model.onnx`, measure every stage, verify the artifact; return parts of results.json and the checks.
+
+    All stages are timed in one interleaved run on one thread, batch 1 and batch 32; the first stage is the control.
+
+    Args:
+        stages: of `slimfer.compress.pipeline.run_steps`, the last one is delivered.
+        validation: the pictures that stages are scored on.
+        folder: the run folder.
+        recipe: the resolved settings, for the artifact's metadata.
+        rounds: turns of each stage in the timing.
+        note: told what is being done.
+    """
+    validation_rows = []
+    for stage in stages:
+        note(f"scoring {stage.name}")
+        validation_rows += list(_rows(stage, stages[-1], validation))
+    note("timing all stages, interleaved, one thread")
+    rows = list(_timed(validation_rows, validation, rounds))
+
+    first, last = stages[0].checkpoint, stages[-1].checkpoint
+    artifact = to_onnx(last, scores=_headline(rows[-1]["scores"]), recipe=recipe)
+    path = folder / "model.onnx"
+    atomic_write(path, artifact)
+    note("verifying the artifact")
+    reference = next(stage.checkpoint for stage in reversed(stages) if not stage.checkpoint.quant)
+    checks = verify(path, last, validation, reference=reference)
+    parts = {
+        "stages": rows,
+        "layers": layer_changes(first, last),
+        "curves": [{"stage": s.name, "rows": rows_} for s in stages if (rows_ := _curve(s.folder / "results.csv"))],
+        "checks": [asdict(check) for check in checks],
+        "artifact": {"path": path.name, "bytes": len(artifact), "sha256": Session(path).artifact.sha256},
+    }
+    return parts, checks
+
+
+def layer_changes(before: Checkpoint, after: Checkpoint) -> list[dict[str, Any]]:
+    """Return per convolution and linear layer what the cut changed: outputs, parameters, MACs."""
+    costs = [complexity(c.build(), c.spec.channels, c.spec.image) for c in (before, _float(after))]
+    narrowed = {layer.name: layer for layer in costs[1].layers}
+    changes = []
+    for layer in costs[0].layers:
+        if not layer.macs:
+            continue
+        now = narrowed[layer.name]
+        changes.append(
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "out_before": layer.shape[0],
+                "out_after": now.shape[0],
+                "params_before": layer.params,
+                "params_after": now.params,
+                "macs_before": layer.macs,
+                "macs_after": now.macs,
+            }
+        )
+    return changes
+
+
+def _rows(stage: Stage, last: Stage, validation: Frames) -> Iterable[Row]:
+    """Give the rows of one stage: in torch while it is float; the end of the float chain and integers in onnxruntime."""
+    checkpoint = stage.checkpoint
+    model = to_onnx(checkpoint)
+    if not checkpoint.quant:
+        probabilities = softmax(predict_logits(checkpoint.build(), validation))
+        title = TITLES[stage.kind] + ", fp32, torch"
+        yield Row(stage.name, title, "torch", checkpoint, len(model), probabilities, _torch_run(checkpoint))
+    if checkpoint.quant or stage.kind == "finetune" or stage is last:
+        kind = "int8" if checkpoint.quant else "fp32"
+        title = TITLES[stage.kind] + f", {kind}, onnxruntime"
+        session = Session(model)
+        name = stage.name if checkpoint.quant else f"{stage.name}-onnx"
+        yield Row(name, title, "onnxruntime", checkpoint, len(model), _answers(session, validation), session.run)
+
+
+TITLES = {
+    "start": "Dense",
+    "train": "Dense",
+    "slim": "Slimmed, not yet fine-tuned",
+    "finetune-sparse": "Slimmed, fine-tuned with penalty",
+    "finetune": "Slimmed, fine-tuned",
+    "quantize": "Slimmed, integers",
+}
+
+
+def _torch_run(checkpoint: Checkpoint) -> Run:
+    """Run as a user of torch would: eager, contiguous, one call per batch."""
+    net = checkpoint.build()
+
+    def run(images: npt.NDArray[np.uint8]) -> object:
+        with torch.inference_mode():
+            return torch.softmax(net(torch.from_numpy(normalize(images))), 1)
+
+    return run
+
+
+def _timed(rows: Sequence[Row], validation: Frames, rounds: int) -> Iterable[dict[str, Any]]:
+    """Measure latency and throughput of all rows in one interleaved run, on one thread."""
+    one, many = (np.ascontiguousarray(np.resize(validation.images, (n, *validation.images.shape[1:]))) for n in (1, BATCH))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        latency = interleave({row.name: _job(row.run, one) for row in rows}, rounds=rounds)
+        batched = interleave({row.name: _job(row.run, many) for row in rows}, rounds=max(3, rounds // 4))
+    finally:
+        torch.set_num_threads(threads)
+    for row in rows:
+        spec = row.checkpoint.spec
+        cost = complexity(_float(row.checkpoint).build(), spec.channels, spec.image)
+        yield {
+            "name": row.name,
+            "title": row.title,
+            "runtime": row.runtime,
+            "scores": score(row.probabilities, validation.labels, validation.classes),
+            "params": cost.params,
+            "macs": cost.macs,
+            "activations": cost.activations,
+            "bytes": row.bytes,
+            "latency_ms": latency[row.name].to_dict(),
+            "throughput": rate(batched[row.name], BATCH),
+            "reliability": [list(point) for point in reliability(row.probabilities, validation.labels)],
+        }
+
+
+def _job(run: Run, images: npt.NDArray[np.uint8]) -> Callable[[], object]:
+    return lambda: run(images)
+
+
+def _answers(session: Session, frames: Frames, batch: int = 256) -> npt.NDArray[np.float32]:
+    starts = range(0, len(frames), batch)
+    return np.concatenate([session.run(np.ascontiguousarray(frames.images[i : i + batch])) for i in starts])
+
+
+def _float(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the float network of a quantized checkpoint: same structure, so the same costs."""
+    return Checkpoint(checkpoint.spec, checkpoint.weights, checkpoint.labels) if checkpoint.quant else checkpoint
+
+
+def _headline(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores that go into the artifact's metadata: all but the confusion matrix."""
+    return {key: value for key, value in scores.items() if key != "confusion"}
+
+
+def _curve(path: Path) -> list[dict[str, float]]:
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as stream:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
