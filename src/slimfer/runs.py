@@ -1,9 +1,9 @@
 """The folder of one run: the same layout for every verb that writes, never overwritten by accident.
 
-RUN/recipe.toml   resolved values; re-runs the run
-    run.json      verb, command line, seed, commit, versions, machine, wall time, parent run
-    log.txt       what happened, line by line
-    results.json  results.csv  weights/  plots/  model.onnx  report.html  README.md   (written by the verbs)
+- `recipe.toml`: resolved values; re-runs the run.
+- `run.json`: verb, command line, seed, commit, versions, machine, wall time, parent run.
+- `log.txt`: what happened, line by line.
+- `results.json`, `results.csv`, `weights/`, `stages/`, `plots/`, `model.onnx`, `report.html`, `README.md`: the verbs'.
 """
 
 import fcntl
@@ -41,14 +41,30 @@ OURS = (
     "README.md",
 )
 
+# What a run that has done nothing yet consists of.
+RECORDS = {"run.json", "recipe.toml", "log.txt"}
+
 PACKAGES = ("torch", "numpy", "onnxruntime", "onnx", "safetensors", "pillow")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder that this process holds alone; made by `open_run`."""
+    """A run folder that this process holds alone; made by `open_run`.
+
+    Attributes:
+        path: the folder.
+        record: what run.json says.
+        begun: when this process opened it, on the monotonic clock.
+    """
 
     path: Path
+    record: Mapping[str, Any]
+    begun: float
+
+    @property
+    def wall_seconds(self) -> float:
+        """Return how long the run took until now, with what it took before it was resumed."""
+        return round(float(self.record["wall_seconds"]) + time.monotonic() - self.begun, 3)
 
     def log(self, line: str) -> None:
         """Append one line to log.txt."""
@@ -96,28 +112,22 @@ def open_run(
         raise InputError(f"{path} is a file, not a folder")
     path.mkdir(parents=True, exist_ok=True)
     with _held(path):
+        fresh = force or not any(path.iterdir())
         sweep_stale(path)
         if force:
             _clear(path)
-        record = _earlier(path, verb, resume=resume, force=force) or {
-            "verb": verb,
-            "argv": list(argv),
-            "seed": seed,
-            "commit": commit(),
-            "versions": versions(),
-            "machine": machine(),
-            "parent": parent,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "resumed": 0,
-            "wall_seconds": 0.0,
-        }
+        record = _new_record(verb, argv, seed, parent) if fresh else _earlier(path, verb, resume)
         write_json(path / "run.json", record)
-        begun = time.monotonic()
+        run = RunFolder(path, record, time.monotonic())
         try:
-            yield RunFolder(path)
+            yield run
+        except InputError:
+            if fresh and {entry.name for entry in path.iterdir()} <= RECORDS:
+                _clear(path)  # nothing was done yet, so the same command, corrected, must not find the folder taken
+            raise
         finally:
-            spent = round(record["wall_seconds"] + time.monotonic() - begun, 3)
-            write_json(path / "run.json", {**record, "wall_seconds": spent})
+            if (path / "run.json").exists():
+                write_json(path / "run.json", {**record, "wall_seconds": run.wall_seconds})
 
 
 @contextmanager
@@ -143,10 +153,23 @@ def _clear(path: Path) -> None:
             target.unlink(missing_ok=True)
 
 
-def _earlier(path: Path, verb: str, *, resume: bool, force: bool) -> dict[str, Any] | None:
-    """Return the record of the run that is resumed, or None for a fresh one."""
-    if force or not any(path.iterdir()):
-        return None
+def _new_record(verb: str, argv: Sequence[str], seed: int, parent: str | None) -> dict[str, Any]:
+    return {
+        "verb": verb,
+        "argv": list(argv),
+        "seed": seed,
+        "commit": commit(),
+        "versions": versions(),
+        "machine": machine(),
+        "parent": parent,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "resumed": 0,
+        "wall_seconds": 0.0,
+    }
+
+
+def _earlier(path: Path, verb: str, resume: bool) -> dict[str, Any]:
+    """Return the record of the run that is resumed."""
     if not resume:
         raise InputError(f"{path} is not empty; --resume goes on with the run in it, --force starts it afresh")
     if not (path / "run.json").is_file():

@@ -32,7 +32,63 @@ class Verb:
     examples: tuple[str, ...]
 
 
-VERBS: tuple[Verb, ...] = ()
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        "train",
+        "slimfer.cli.train:train",
+        "Train a network; the epoch is chosen on the validation split.",
+        (
+            "slimfer train --data synthetic --model mobile --out runs/first",
+            "slimfer train --data faces/ --model resnet18 --penalty 2e-4 --epochs 40 --out runs/sparse",
+            "slimfer train --out runs/sparse --resume",
+        ),
+    ),
+    Verb(
+        "slim",
+        "slimfer.cli.slim:slim",
+        "Cut the channels with the smallest BN scales from a trained network, and fine-tune it (network slimming).",
+        (
+            "slimfer slim runs/sparse --data faces/ --ratio 0.7 --out runs/slim",
+            "slimfer slim runs/sparse --data faces/ --ratio 0.8 --passes 3 --round-to 8 --out runs/slim3",
+        ),
+    ),
+    Verb(
+        "evaluate",
+        "slimfer.cli.evaluate:evaluate",
+        "Judge a checkpoint or an .onnx artifact on a split: accuracy, macro-F1, calibration, each class.",
+        (
+            "slimfer evaluate runs/first --data synthetic",
+            "slimfer evaluate model.onnx --data faces/ --split test --json",
+        ),
+    ),
+    Verb(
+        "bench",
+        "slimfer.cli.bench:bench",
+        "Compare models in one interleaved run: size, parameters, MACs, latency, throughput, memory.",
+        (
+            "slimfer bench runs/first runs/slim model.onnx",
+            "slimfer bench resnet18 mobile --threads 1 --results-file bench.csv",
+        ),
+    ),
+    Verb(
+        "export",
+        "slimfer.cli.export:export",
+        "Write a run or a checkpoint as an artifact: one .onnx file, uint8 pixels in, probabilities out.",
+        ("slimfer export runs/first --out model.onnx", "slimfer export runs/first -o model.onnx --force --json"),
+    ),
+    Verb(
+        "report",
+        "slimfer.cli.report:report",
+        "Write RUN/report.html, one self-contained page, from RUN/results.json.",
+        ("slimfer report runs/first", "slimfer report runs/first --json"),
+    ),
+    Verb(
+        "models",
+        "slimfer.cli.models:models",
+        "List the networks to train, with what they cost for one gray picture of 48 pixels.",
+        ("slimfer models", "slimfer models --json"),
+    ),
+)
 
 # Verbs of two words are listed under their first one.
 GROUPS = {"data": "Inspect, convert and draw datasets."}

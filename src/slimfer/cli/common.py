@@ -88,11 +88,12 @@ def note(line: str) -> None:
     sys.stderr.flush()
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
-    """Return a table for people: the first column is left-aligned, the others, which hold numbers, right-aligned."""
-    result = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        result.add_column(column, justify="right" if index else "left")
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numeric: Sequence[bool] = ()) -> Table:
+    """Return a table for people; numeric columns are aligned right, by default all but the first."""
+    numeric = numeric or [index > 0 for index in range(len(columns))]
+    result = Table(box=None, pad_edge=False, header_style="bold")
+    for column, number in zip(columns, numeric, strict=True):
+        result.add_column(column, justify="right" if number else "left")
     for row in rows:
         result.add_row(*(str(cell) for cell in row))
     return result
@@ -103,8 +104,12 @@ def is_set(name: str) -> bool:
     return os.environ.get(name, "").strip().lower() in ("1", "on", "yes", "true")
 
 
-def torch_device(common: Common) -> str:
-    """Make torch ready (threads) and return the device to use, `cpu` or `cuda`.
+def torch_device(common: Common, threads: int | None = None) -> str:
+    """Make torch ready and return the device to use, `cpu` or `cuda`.
+
+    Args:
+        common: the flags.
+        threads: default number of CPU threads; None leaves torch's own, one per core.
 
     Raises:
         InputError: if `--device cuda` is asked for and there is none.
@@ -112,7 +117,7 @@ def torch_device(common: Common) -> str:
     """
     import torch
 
-    torch.set_num_threads(common.thread_count(default=torch.get_num_threads()))
+    torch.set_num_threads(common.thread_count(default=threads or torch.get_num_threads()))
     if common.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu")
     if common.device == "auto":

@@ -1,0 +1,138 @@
+"""One face for everything that classifies: checkpoints and untrained networks in torch, artifacts in onnxruntime."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from slimfer.cli.common import Common, torch_device
+from slimfer.cli.resolve import ArtifactFile, CheckpointFile, Network, resolve
+from slimfer.errors import InputError
+from slimfer.labels import EMOTIONS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from slimfer.data.frames import Frames
+    from slimfer.train.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network ready to run, and what it costs.
+
+    Attributes:
+        name: as the user called it.
+        runtime: `torch` or `onnxruntime`.
+        labels: class names in the order of the outputs.
+        channels: 1 (gray) or 3 (RGB).
+        image: height and width in pixels.
+        cost: `params`, `macs`, `activations` and `bytes`, as far as they are known.
+        run: from (N, channels, image, image) uint8 to (N, K) float32 probabilities.
+    """
+
+    name: str
+    runtime: str
+    labels: tuple[str, ...]
+    channels: int
+    image: int
+    cost: dict[str, int]
+    run: "Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]"
+
+    def probabilities(self, frames: "Frames", batch_size: int = 256) -> "npt.NDArray[np.float32]":
+        """Return (N, K) probabilities of a whole split."""
+        import numpy as np
+
+        starts = range(0, len(frames), batch_size)
+        rows = [self.run(np.ascontiguousarray(frames.images[i : i + batch_size])) for i in starts]
+        return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+
+    def stage(self, **measured: Any) -> dict[str, Any]:
+        """Return a row of results.json's `stages` with what was measured."""
+        title = f"{self.name}, {self.runtime}"
+        return {"name": self.name, "title": title, "runtime": self.runtime, **self.cost, **measured}
+
+
+def open_classifier(text: str, common: Common, *, trained: bool = True) -> Classifier:
+    """Open whatever MODEL names, on one thread unless the flags say otherwise.
+
+    Args:
+        text: MODEL.
+        common: the flags.
+        trained: refuse networks without trained weights.
+
+    Raises:
+        InputError: if it names nothing, the file is damaged, or it is untrained and must not be.
+    """
+    model = resolve(text)
+    if isinstance(model, ArtifactFile):
+        return _artifact(text, model, common.thread_count())
+    if isinstance(model, Network) and trained:
+        raise InputError(f"{text} is an untrained network; first: slimfer train --model {text}")
+    return from_checkpoint(text, _checkpoint(model), torch_device(common, threads=1))
+
+
+def from_checkpoint(name: str, checkpoint: "Checkpoint", device: str = "cpu") -> Classifier:
+    """Return a classifier that runs the checkpoint in torch."""
+    import torch
+
+    from slimfer.model.complexity import complexity
+    from slimfer.preprocess import normalize
+    from slimfer.train.evaluate import softmax
+
+    spec = checkpoint.spec
+    net = checkpoint.build()
+    cost = complexity(net, spec.channels, spec.image)
+    net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def run(images: "npt.NDArray[np.uint8]") -> "npt.NDArray[np.float32]":
+        with torch.inference_mode():
+            x = torch.from_numpy(normalize(images)).to(device).contiguous(memory_format=torch.channels_last)
+            return softmax(net(x).float().cpu().numpy())
+
+    numbers = {key: getattr(cost, key) for key in ("params", "macs", "activations", "bytes")}
+    return Classifier(name, "torch", checkpoint.labels, spec.channels, spec.image, numbers, run)
+
+
+def judge(name: str, checkpoint: "Checkpoint", frames: "Frames", device: str) -> dict[str, Any]:
+    """Return a row of results.json's `stages`: what the network costs and how well it reads `frames`."""
+    from slimfer.metrics import score
+
+    classifier = from_checkpoint(name, checkpoint, device)
+    return classifier.stage(scores=score(classifier.probabilities(frames), frames.labels, frames.classes))
+
+
+def require_split(dataset: Any, split: str, classifier: Classifier) -> "Frames":
+    """Return a split that the classifier can be judged on.
+
+    Raises:
+        InputError: if the dataset lacks it, or its classes are not the classifier's.
+    """
+    if split not in dataset:
+        raise InputError(f"the data has no {split} split; it has {', '.join(dataset)}")
+    frames: Frames = dataset[split]
+    if frames.classes != classifier.labels:
+        raise InputError(
+            f"{classifier.name} reads {', '.join(classifier.labels)}, but the data has {', '.join(frames.classes)}"
+        )
+    return frames
+
+
+def _checkpoint(model: CheckpointFile | Network) -> "Checkpoint":
+    from slimfer.model.spec import NetSpec
+    from slimfer.train.checkpoint import Checkpoint
+    from slimfer.train.loop import initial
+
+    if isinstance(model, CheckpointFile):
+        return Checkpoint.load(model.path)
+    return initial(NetSpec(model.name), EMOTIONS, seed=0)
+
+
+def _artifact(name: str, model: ArtifactFile, threads: int) -> Classifier:
+    from slimfer.artifact import open_artifact
+    from slimfer.runtime.session import Session
+
+    artifact = open_artifact(model.path)
+    session = Session(artifact, threads=threads)
+    cost = {"bytes": len(artifact.data)}
+    return Classifier(name, "onnxruntime", artifact.labels, artifact.channels, artifact.image, cost, session.run)

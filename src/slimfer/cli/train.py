@@ -1,0 +1,119 @@
+"""`slimfer train`."""
+
+import sys
+from dataclasses import replace
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from slimfer.cli.common import Answer, Common, torch_device
+from slimfer.cli.flags import (
+    Data,
+    Force,
+    Out,
+    RecipeFile,
+    Resume,
+    StepFlags,
+    TrainFlags,
+    Votes,
+    base_recipe,
+    override,
+    with_width,
+)
+from slimfer.cli.progress import Watch, showing
+from slimfer.cli.record import describe_data, document, finish, read_curve
+from slimfer.cli.start import fresh_spec, name_start, open_start
+from slimfer.recipes import Recipe
+from slimfer.runs import RunFolder, open_run
+
+# Plain training has no slimming penalty unless a flag or the recipe says so.
+DEFAULTS = replace(Recipe(), slim=replace(Recipe().slim, penalty=0.0))
+
+
+def train(
+    *,
+    out: Out,
+    data: Data = None,
+    model: Annotated[str | None, Parameter(alias="-m")] = None,
+    recipe: RecipeFile = None,
+    votes: Votes = None,
+    width: float | None = None,
+    image: Annotated[int | None, Parameter(show_default="48")] = None,
+    channels: Annotated[int | None, Parameter(show_default="1")] = None,
+    penalty: Annotated[float | None, Parameter(show_default="0")] = None,
+    resume: Resume = False,
+    force: Force = False,
+    training: TrainFlags = TrainFlags(),
+    steps: StepFlags = StepFlags(),
+    common: Common = Common(),
+) -> Answer:
+    """Train a network; the epoch is chosen on the validation split.
+
+    Args:
+        out: see flags.
+        data: see flags.
+        model: a network's name (`slimfer models`), package.module:function, or a checkpoint or run to start from.
+        recipe: see flags.
+        votes: see flags.
+        width: width multiplier of the network.
+        image: height and width in pixels.
+        channels: 1 (gray) or 3 (RGB).
+        penalty: lambda of the L1 penalty on BN scales, so that the network can be slimmed.
+        resume: see flags.
+        force: see flags.
+        training: see `TrainFlags`.
+        steps: see `StepFlags`.
+        common: see `Common`.
+    """
+    base = base_recipe(recipe, out, resume=resume, defaults=DEFAULTS)
+    start = name_start(override(base.model, image=image, channels=channels), model)
+    resolved = replace(
+        base,
+        data=override(base.data, source=data, votes=votes and str(votes)),
+        model=replace(start, args=with_width(start.args, width)),
+        train=steps.over(training.over(base.train), common.seed),
+        slim=override(base.slim, penalty=penalty),
+    )
+    seed, parent = resolved.train.seed, start.checkpoint or None
+    with open_run(out, verb="train", argv=sys.argv[1:], seed=seed, resume=resume, force=force, parent=parent) as run:
+        return _train(run, resolved, common, resume)
+
+
+def _train(run: RunFolder, recipe: Recipe, common: Common, resume: bool) -> Answer:
+    from slimfer.cli.classifier import judge
+    from slimfer.compress.slim import INITIAL_GAMMA, SlimmingPenalty
+    from slimfer.train.loop import fit, initial
+
+    device = torch_device(common)
+    checkpoint, dataset = open_start(recipe)
+    validation = dataset["validation"]
+    penalty = recipe.slim.penalty
+    if checkpoint is None:
+        classes = dataset["train"].classes
+        spec = fresh_spec(recipe.model, len(classes))
+        checkpoint = initial(spec, classes, seed=recipe.train.seed, gamma=INITIAL_GAMMA if penalty else 1.0)
+    tables = recipe.tables("data", "model", "train") | {"slim": {"penalty": penalty}}
+    run.write_recipe(tables)
+    with showing(common) as show:
+        trained = fit(
+            checkpoint,
+            dataset["train"],
+            validation,
+            recipe.train,
+            run=run.path,
+            resume=resume,
+            hooks=[SlimmingPenalty(penalty)] if penalty else [],
+            device=device,
+            watch=Watch(show, run),
+        )
+    results = document(
+        run,
+        "train",
+        [judge(trained.spec.builder, trained, validation, device)],
+        model=trained.spec.builder,
+        labels=list(trained.labels),
+        data=describe_data(recipe.data.source, dataset),
+        recipe=tables,
+        curves=[{"stage": "train", "rows": read_curve(run.path / "results.csv")}],
+    )
+    return finish(run, results, f"slimfer slim {run.path} --data {recipe.data.source} --out {run.path}-slim")

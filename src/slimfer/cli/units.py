@@ -1,0 +1,36 @@
+"""Sizes and times with units on the command line: `250KB`, `1MiB`, `0.1ms`. KB is 1000 bytes, KiB 1024."""
+
+import re
+from collections.abc import Mapping
+
+from slimfer.errors import InputError
+
+SIZES: Mapping[str, float] = {
+    "": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30,
+}  # fmt: skip
+TIMES: Mapping[str, float] = {"us": 1e-3, "ms": 1.0, "s": 1e3, "min": 6e4}
+
+
+def parse_size(text: str) -> int:
+    """Return bytes.
+
+    Raises:
+        InputError: if the text is no size.
+    """
+    return round(_parse(text, SIZES, "a size such as 250KB, 1MiB or 4096 (KB = 1000 bytes, KiB = 1024)"))
+
+
+def parse_time(text: str) -> float:
+    """Return milliseconds; a unit is required.
+
+    Raises:
+        InputError: if the text is no time.
+    """
+    return _parse(text, TIMES, "a time such as 0.1ms, 50us, 2s or 1min")
+
+
+def _parse(text: str, units: Mapping[str, float], wanted: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].lower() not in units:
+        raise InputError(f"{text!r} is not {wanted}")
+    return float(match[1]) * units[match[2].lower()]
