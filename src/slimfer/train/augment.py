@@ -1,10 +1,11 @@
-"""Batched augmentation on the device: one affine resampling for flip, rotation, shift and scale, then light and erasing.
+"""Batched augmentation on the device: one affine resampling (flip, rotation, shift, scale), then light and erasing.
 
 All random numbers come from a CPU generator whose seed is a function of (run seed, epoch, step): nothing depends on how
 far a run had got when it was killed, and CPU and GPU draw the same pictures.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +69,9 @@ def mixup(x: Tensor, target: Tensor, alpha: float, generator: torch.Generator) -
     return x * weight + x[partner] * (1 - weight), target * weight + target[partner] * (1 - weight)
 
 
-def _keep_mask(uniform, probability: float, height: int, width: int, device: torch.device) -> Tensor:  # type: ignore[no-untyped-def]
+def _keep_mask(
+    uniform: Callable[[float, float], Tensor], probability: float, height: int, width: int, device: torch.device
+) -> Tensor:
     """Return (N, 1, H, W): 0 inside one rectangle of 2-20 % of the area in `probability` of the pictures, else 1."""
     area, aspect = uniform(0.02, 0.20), torch.exp(uniform(-0.7, 0.7))
     box_h, box_w = torch.sqrt(area * aspect) * height, torch.sqrt(area / aspect) * width

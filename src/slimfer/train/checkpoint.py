@@ -59,7 +59,7 @@ class Checkpoint:
     def digest(self) -> str:
         """Return the SHA-256 over structure, weights and lineage: equal exactly for equal checkpoints."""
         tensors, meta = self._content()
-        return _digest(tensors, json.dumps(meta, sort_keys=True))
+        return digest(tensors, json.dumps(meta, sort_keys=True))
 
     def save(self, path: Path | str) -> None:
         """Write the checkpoint atomically."""
@@ -85,6 +85,8 @@ class Checkpoint:
         tensors, meta = load_tensors(path)
         if meta.get("kind") != "checkpoint":
             raise InputError(f"{path}: a {meta.get('kind')}, not a network checkpoint")
+        if missing := {"spec", "labels", "lineage"} - meta.keys():
+            raise InputError(f"{path}: a network checkpoint without {', '.join(sorted(missing))}")
         return cls(
             spec=NetSpec.from_dict(meta["spec"]),
             weights={k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")},
@@ -103,8 +105,8 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[
     """Write tensors and JSON values as one safetensors file, atomically, with a SHA-256 over all of them."""
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
     header = json.dumps({"format": FORMAT, **meta}, sort_keys=True)
-    data = safetensors.torch.save(plain, {"slimfer": header, "sha256": _digest(plain, header)})
-    atomic_write(path, data)
+    data = safetensors.torch.save(plain, {"slimfer": header, "sha256": digest(plain, header)})
+    atomic_write(path, _sorted_metadata(data))
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -124,20 +126,40 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
     if "slimfer" not in meta:
         raise InputError(f"{path}: a safetensors file, but not one of slimfer's")
-    if meta.get("sha256") != _digest(tensors, meta["slimfer"]):
-        raise InputError(f"{path}: the content does not match its SHA-256; the file is damaged")
-    header = json.loads(meta["slimfer"])
-    if header.get("format", 0) > FORMAT:
+    header = _header(meta["slimfer"])
+    if header.get("format", 0) > FORMAT:  # before the hash, which a newer format may take otherwise
         raise InputError(
-            f"{path}: format {header['format']} is newer than this slimfer reads ({FORMAT}); please update"
+            f"{path}: format {header['format']} is newer than {FORMAT}, which this slimfer reads; update it"
         )
+    if meta.get("sha256") != digest(tensors, meta["slimfer"]):
+        raise InputError(f"{path}: the content does not match its SHA-256; the file is damaged")
     return tensors, header
 
 
-def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
+def digest(tensors: Mapping[str, Tensor], header: str = "") -> str:
+    """Return the SHA-256, in hex, over names, types, shapes and values of tensors on the CPU, and a text."""
     sha = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return sha.hexdigest()
+
+
+def _sorted_metadata(data: bytes) -> bytes:
+    """Return the same safetensors file with its metadata in order: safetensors writes them in a random one."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def _header(text: str) -> dict[str, Any]:
+    """Return the JSON values of a header; a damaged one is empty, and the hash will tell."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) and isinstance(value.get("format"), int) else {}

@@ -1,5 +1,6 @@
 """What a training run is made of, as plain values that are recorded with it (no torch here: `--help` reads it)."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,6 +28,13 @@ class AugmentConfig:
     light: float = 0.25
     erase: float = 0.3
     mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range, naming value and range."""
+        for name, high in (("rotate", 180.0), ("shift", 1.0), ("scale", 0.9), ("light", 1.0), ("erase", 1.0)):
+            _check_range(name, getattr(self, name), 0.0, high)
+        if self.mixup:
+            _check_range("mixup (other than 0)", self.mixup, 0.01, 4.0)
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,24 @@ class TrainConfig:
             ("warmup", 0.0, 0.9),
             ("label_smoothing", 0.0, 0.9999),
             ("average", 0.0, 0.999999),
+            ("step_factor", 0.0, 1.0),
+            ("early_stop", 0, 100_000),
             ("seed", 0, 2**31 - 1),
+            ("save_seconds", 0.0, math.inf),
         ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise InputError(f"{name} must be between {low} and {high}, not {value}")
+            _check_range(name, getattr(self, name), low, high)
+        for at in self.step_at:
+            _check_range("each of step_at", at, 0.0, 1.0)
+        for name, choices in (
+            ("optimizer", ("sgd", "adamw")),
+            ("schedule", ("cosine", "step")),
+            ("class_weights", ("none", "balanced")),
+            ("precision", ("auto", "bf16", "fp32")),
+        ):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)}")
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # refuses NaN too
+        raise InputError(f"{name} must be between {low} and {high}, not {value}")

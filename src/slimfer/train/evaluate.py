@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from slimfer.data.frames import Frames
+from slimfer.model.mode import evaluating
 from slimfer.preprocess import normalize
 
 
@@ -20,18 +21,13 @@ def predict_logits(
         batch_size: pictures at a time (does not change the result beyond rounding).
         bf16: whether to run under bf16 autocast, as training does.
     """
-    device = next(net.parameters()).device
-    was_training = net.training
-    net.eval()
+    device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
     rows = []
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            for start in range(0, len(frames), batch_size):
-                x = torch.from_numpy(normalize(np.ascontiguousarray(frames.images[start : start + batch_size])))
-                x = x.to(device).contiguous(memory_format=torch.channels_last)
-                rows.append(net(x).float().cpu().numpy())
-    finally:
-        net.train(was_training)
+    with evaluating(net), torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for start in range(0, len(frames), batch_size):
+            x = torch.from_numpy(normalize(np.ascontiguousarray(frames.images[start : start + batch_size])))
+            x = x.to(device).contiguous(memory_format=torch.channels_last)
+            rows.append(net(x).float().cpu().numpy())
     return np.concatenate(rows) if rows else np.zeros((0, len(frames.classes)), np.float32)
 
 

@@ -1,14 +1,16 @@
 """The one training loop, with three seams (after backward, after step, after epoch) and an objective.
 
 A run that is killed at any moment continues bit-equal: order and augmentation of step s in epoch e depend on
-(seed, e, s) alone, and everything else that a step changes is in one file, written atomically.
+(seed, e, s) alone, and everything else that a step changes is in one file, written atomically. (Bit-equal on the same
+machine with the same number of threads; on a GPU as far as its kernels repeat themselves.)
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,18 +20,27 @@ from slimfer.data.frames import Frames
 from slimfer.errors import InputError
 from slimfer.files import sweep_stale, write_text
 from slimfer.metrics import score
+from slimfer.model.spec import NetSpec
+from slimfer.model.zoo import build
 from slimfer.train.augment import augment, mixup, step_generator
+from slimfer.train.averaging import WeightAverage
 from slimfer.train.checkpoint import Checkpoint, load_tensors, save_tensors, weights_of
 from slimfer.train.config import TrainConfig
 from slimfer.train.evaluate import predict_logits, softmax
 from slimfer.train.objective import Objective, balanced_weights, cross_entropy, smooth, weighted
 from slimfer.train.schedule import lr_at
+from slimfer.train.state import differences, identity, optimizer_tensors, restore_optimizer
 
 COLUMNS = ("epoch", "time", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "lr")
+_COUNTERS = ("epoch", "step", "seconds", "history", "best_epoch", "best_score")
 
 
 class Hook:
-    """What a method adds to training. Override what it needs; the list of seams is closed."""
+    """What a method adds to training. Override what it needs; the list of seams is closed.
+
+    Plain attributes (numbers, texts) are settings: a run resumes only with the same ones. What changes during training
+    belongs into `state_dict`.
+    """
 
     def after_backward(self, net: nn.Module, progress: float) -> None:
         """Change gradients (slimming penalty, masks)."""
@@ -40,10 +51,21 @@ class Hook:
     def after_epoch(self, net: nn.Module, epoch: int) -> None:
         """Change phase."""
 
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return what the hook must get back when a killed run goes on."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` returned."""
+
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is; given to the watcher after each step and, with `row`, after each epoch."""
+    """Where a run is; given to the watcher after each step and, with `row` (see `COLUMNS`), after each epoch.
+
+    Epochs and steps done count from 0 and 1; `loss` is that of the step (NaN on a GPU, which is not waited for), or the
+    epoch's mean.
+    """
 
     epoch: int
     epochs: int
@@ -74,14 +96,18 @@ def fit(
     step_name: str = "train",
     watch: Watcher | None = None,
 ) -> Checkpoint:
-    """Train from `start` and return the checkpoint of the epoch with the best validation accuracy.
+    """Train `start` and return the checkpoint of the epoch with the best validation accuracy (the first, of equals).
+
+    `run` then holds `results.csv`, `weights/best.safetensors` (what is returned), `weights/last.safetensors` (the
+    network of the last row of `results.csv`) and `weights/last.state` (to resume from). With `config.average`, both
+    networks have the averaged weights. Torch's global generators are left as they were.
 
     Args:
         start: structure and first weights.
         train: pictures to learn from.
         validation: pictures to choose the epoch on.
         config: everything else that decides the result.
-        run: folder for `results.csv`, `weights/` and the state to resume from; None keeps all in memory.
+        run: folder for results, weights and state; None keeps all in memory.
         resume: continue from `run`'s state if there is one.
         objective: loss of (logits, target, input batch).
         hooks: methods that act during training.
@@ -90,7 +116,8 @@ def fit(
         watch: called with the progress.
 
     Raises:
-        InputError: if the data does not fit the network or the batch, or a state belongs to another run.
+        InputError: if the data does not fit the network or the batch, a state belongs to another run, or the training
+            diverges.
     """
     _check(start, train, validation, config)
     trainer = _Trainer(start, train, validation, config, run, objective, hooks, device, step_name, watch)
@@ -98,13 +125,12 @@ def fit(
         sweep_stale(run)
         if resume:
             trainer.load()
-    return trainer.run_all()
+    with torch.random.fork_rng(devices=[trainer.device] if trainer.device.type == "cuda" else []):
+        return trainer.run_all()
 
 
-def initial(spec: Any, labels: tuple[str, ...], *, seed: int, gamma: float = 1.0) -> Checkpoint:
-    """Return a checkpoint with fresh weights."""
-    from slimfer.model.zoo import build
-
+def initial(spec: NetSpec, labels: tuple[str, ...], *, seed: int, gamma: float = 1.0) -> Checkpoint:
+    """Return a checkpoint with fresh weights; see `slimfer.model.zoo.build`."""
     return Checkpoint(spec, weights_of(build(spec, seed=seed, gamma=gamma)), labels)
 
 
@@ -112,7 +138,7 @@ def uses_bf16(precision: str, device: str) -> bool:
     """Return whether to train in bf16: as asked, or by `auto` where the processor multiplies it natively."""
     if precision != "auto":
         return precision == "bf16"
-    if device == "cuda":
+    if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -137,7 +163,7 @@ class _Trainer:
         self.run, self.objective, self.hooks, self.step_name, self.watch = run, objective, hooks, step_name, watch
         self.device = torch.device(device)
         self.bf16 = uses_bf16(config.precision, device)
-        self.net = start.build().to(self.device, memory_format=torch.channels_last).train()
+        self.net = _placed(start.build(), self.device).train()
         self.images = torch.from_numpy(np.ascontiguousarray(train.images)).to(self.device)
         self.targets = torch.from_numpy(train.targets()).to(self.device)
         self.class_weights: Tensor | None = None
@@ -145,25 +171,26 @@ class _Trainer:
             self.class_weights = balanced_weights(torch.from_numpy(train.labels), len(train.classes)).to(self.device)
         self.steps = len(train) // config.batch_size
         self.optimizer = _optimizer(self.net, config)
-        self.average = {name: tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
+        self.average = WeightAverage(self.net, config.average)
         self.epoch = self.step = 0
-        self.updates = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.hits = torch.zeros((), dtype=torch.int64, device=self.device)
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.best_epoch, self.best_score = 0, -1.0
         self.best = weights_of(self.net)
+        data = {"train": train, "validation": validation}
+        self.identity = identity(start, data, config, objective, hooks, step_name) if run else {}
 
     # --- the loop -----------------------------------------------------------------------------------------------------
     def run_all(self) -> Checkpoint:
         while self.epoch < self.config.epochs and not self._stopped_early():
             self.run_epoch()
-        result = self.result()
+        result = self._checkpoint(self.best, self.best_epoch)
         if self.run is not None:
             weights = self.run / "weights"
             result.save(weights / "best.safetensors")
-            self.start.after(self.step_name, self.net).save(weights / "last.safetensors")
+            self._checkpoint(weights_of(self._judged()), len(self.history) - 1).save(weights / "last.safetensors")
             self._write_csv()
         return result
 
@@ -210,19 +237,23 @@ class _Trainer:
         self.optimizer.step()
         for hook in self.hooks:
             hook.after_step(self.net, progress)
-        self._update_average()
+        self.average.update(self.net)
         # Note what happened, without waiting for a GPU.
         self.loss_sum += loss.detach().double()
         self.hits += (logits.detach().argmax(1) == hard).sum()
-        return float(loss.detach()) if self.device.type == "cpu" else float("nan")
+        if self.device.type != "cpu":
+            return math.nan
+        self._check_finite(loss.detach())
+        return float(loss.detach())
 
     def finish_epoch(self, clock: float) -> None:
         config = self.config
         for hook in self.hooks:
             hook.after_epoch(self.net, self.epoch)
-        judged = self._averaged_net()
+        judged = self._judged()
         probabilities = softmax(predict_logits(judged, self.validation, bf16=self.bf16))
         scores = score(probabilities, self.validation.labels, self.validation.classes)
+        self._check_finite(self.loss_sum + scores["nll"])
         count = self.steps * config.batch_size
         self.seconds = clock + time.monotonic()
         row = {
@@ -248,91 +279,78 @@ class _Trainer:
         if self.watch:
             self.watch(Progress(self.epoch - 1, config.epochs, self.steps, self.steps, row["train/loss"], row))
 
-    def result(self) -> Checkpoint:
-        return Checkpoint(
-            self.start.spec,
-            self.best,
-            self.start.labels,
-            (
-                *self.start.lineage,
-                {
-                    "step": self.step_name,
-                    "config": asdict(self.config),
-                    "epoch": self.best_epoch + 1,
-                    "val_accuracy": self.best_score,
-                },
-            ),
-        )
-
-    # --- weight averaging -----------------------------------------------------------------------------------------------
-    def _update_average(self) -> None:
-        self.updates += 1
-        if not self.config.average:
-            return
-        # Follow closely at first, so that the random start is forgotten (as in the warm-up of Tan and Le 2019).
-        decay = min(self.config.average, (1 + self.updates) / (10 + self.updates))
-        state = self.net.state_dict()
-        floats = [name for name, tensor in state.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.average[n] for n in floats], [state[n].detach() for n in floats], 1 - decay)
-
-    def _averaged_net(self) -> nn.Module:
+    def _judged(self) -> nn.Module:
+        """Return the network that is evaluated: with averaged weights, if they are averaged."""
         if not self.config.average:
             return self.net
-        judged = self.start.build().to(self.device, memory_format=torch.channels_last)
-        judged.load_state_dict(self.average)
+        judged = _placed(self.start.build(), self.device)
+        judged.load_state_dict(self.average.tensors)
         return judged
 
-    # --- the state on disk --------------------------------------------------------------------------------------------------
+    def _checkpoint(self, weights: Mapping[str, Tensor], epoch: int) -> Checkpoint:
+        record = {
+            "step": self.step_name,
+            "config": asdict(self.config),
+            "epoch": epoch + 1,
+            "val_accuracy": self.history[epoch]["val/accuracy"],
+        }
+        return Checkpoint(self.start.spec, weights, self.start.labels, (*self.start.lineage, record))
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not math.isfinite(float(loss)):
+            raise InputError(
+                f"training diverged in epoch {self.epoch + 1}, at step {self.step + 1} or before: the loss is "
+                f"{float(loss)}; lower lr (it is {self.config.lr}) or raise warmup (it is {self.config.warmup})"
+            )
+
+    def _stopped_early(self) -> bool:
+        return bool(self.config.early_stop) and self.epoch - 1 - self.best_epoch >= self.config.early_stop
+
+    # --- the state on disk --------------------------------------------------------------------------------------------
     @property
     def state_path(self) -> Path:
         assert self.run is not None
         return self.run / "weights" / "last.state"
 
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same for a state to belong to this run; speed of saving is not part of it."""
-        return {
-            "spec": self.start.spec.to_dict(),
-            "config": {k: v for k, v in asdict(self.config).items() if k != "save_seconds"},
-            "step": self.step_name,
-            "steps": self.steps,
-        }
-
     def save(self) -> None:
-        tensors: dict[str, Tensor] = {f"net.{k}": v for k, v in weights_of(self.net).items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        if self.config.average:
-            tensors |= {f"average.{k}": v.cpu().contiguous() for k, v in self.average.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).cpu() for k, v in state.items() if v is not None}
-        tensors |= {"loss_sum": self.loss_sum.cpu(), "hits": self.hits.cpu()}
-        counters = {
-            name: getattr(self, name)
-            for name in ("epoch", "step", "updates", "seconds", "history", "best_epoch", "best_score")
+        self._check_finite(self.loss_sum)  # never overwrite a good state by a broken one
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "net": weights_of(self.net),
+            "best": self.best,
+            "average": self.average.tensors if self.config.average else {},
+            "optimizer": optimizer_tensors(self.optimizer),
+            "sums": {"loss": self.loss_sum, "hits": self.hits},
         }
-        save_tensors(self.state_path, tensors, {"kind": "state", **counters, "identity": self._identity()})
+        parts |= {f"hook{index}": hook.state_dict() for index, hook in enumerate(self.hooks)}
+        tensors = {f"{part}.{name}": tensor.cpu() for part, named in parts.items() for name, tensor in named.items()}
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        meta = {"kind": "state", **counters, "updates": self.average.updates, "identity": self.identity}
+        save_tensors(self.state_path, tensors, meta)
 
     def load(self) -> None:
         if not self.state_path.exists():
             return
         tensors, meta = load_tensors(self.state_path)
-        if _as_json(meta["identity"]) != _as_json(self._identity()):
-            raise InputError(f"{self.state_path} belongs to a run with other settings; use another --out, or --force")
+        if meta.get("kind") != "state":
+            raise InputError(f"{self.state_path}: a {meta.get('kind')}, not the state of a training run")
+        if changed := differences(meta["identity"], self.identity):
+            raise InputError(
+                f"{self.state_path} belongs to a run with another {', '.join(changed)}; use another --out, or --force"
+            )
 
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        def part(name: str) -> dict[str, Tensor]:
+            return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
-        self.net.load_state_dict(part("net."))
-        self.best = part("best.")
-        if self.config.average:
-            self.average = {k: v.to(self.device) for k, v in part("average.").items()}
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in part("optimizer.").items():
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.loss_sum, self.hits = tensors["loss_sum"].to(self.device), tensors["hits"].to(self.device)
-        for name in ("epoch", "step", "updates", "seconds", "history", "best_epoch", "best_score"):
+        self.net.load_state_dict(part("net"))
+        self.best = part("best")
+        self.average.load(part("average"))
+        self.average.updates = meta["updates"]
+        restore_optimizer(self.optimizer, part("optimizer"))
+        sums = part("sums")
+        self.loss_sum, self.hits = sums["loss"].to(self.device), sums["hits"].to(self.device)
+        for index, hook in enumerate(self.hooks):
+            hook.load_state_dict(part(f"hook{index}"))
+        for name in _COUNTERS:
             setattr(self, name, meta[name])
 
     def _write_csv(self) -> None:
@@ -341,9 +359,6 @@ class _Trainer:
         lines += [",".join(f"{row[c]:g}" if c == "epoch" else f"{row[c]:.6g}" for c in COLUMNS) for row in self.history]
         write_text(self.run / "results.csv", "\n".join(lines) + "\n")
 
-    def _stopped_early(self) -> bool:
-        return bool(self.config.early_stop) and self.epoch - 1 - self.best_epoch >= self.config.early_stop > 0
-
 
 def _check(start: Checkpoint, train: Frames, validation: Frames, config: TrainConfig) -> None:
     for name, frames in (("train", train), ("validation", validation)):
@@ -351,6 +366,14 @@ def _check(start: Checkpoint, train: Frames, validation: Frames, config: TrainCo
             raise InputError(f"the {name} split is empty")
         if len(frames.classes) != start.spec.classes:
             raise InputError(f"the {name} split has {len(frames.classes)} classes, the network {start.spec.classes}")
+        if frames.classes != start.labels:
+            raise InputError(
+                f"the {name} split has the classes {', '.join(frames.classes)}, in this order; "
+                f"the network {', '.join(start.labels)}"
+            )
+        if frames.images.shape[2:] != (start.spec.image, start.spec.image):
+            height, width = frames.images.shape[2:]
+            raise InputError(f"the {name} split has pictures of {width} x {height} px, the network {start.spec.image}")
         if frames.channels != start.spec.channels:
             raise InputError(f"the {name} split has {frames.channels} channels, the network {start.spec.channels}")
     if config.batch_size > len(train):
@@ -366,7 +389,6 @@ def _optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
-def _as_json(value: Any) -> str:
-    import json
-
-    return json.dumps(value, sort_keys=True)
+def _placed(net: nn.Module, device: torch.device) -> nn.Module:
+    """Return `net` on the device, its weights in the layout in which convolutions are fastest."""
+    return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
