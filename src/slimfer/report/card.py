@@ -72,7 +72,7 @@ def _details(results: Results, licence: str, channels: int, image: int) -> str:
         ("Input", f"`pixels`, uint8, (N, {channels}, {image}, {image}): {colour} face crops, 0-255, not normalized"),
         ("Output", f"`probabilities`, float32, (N, {len(results.labels)})"),
         ("Classes, in this order", ", ".join(results.labels)),
-        ("Normalization", f"inside the file: (pixel - {ZERO_POINT}) x {SCALE:g}"),
+        ("Normalization", f"inside the file: (pixel - {ZERO_POINT}) / {1 / SCALE:g}"),
         ("Size", size(last.bytes) if last.bytes else ""),
         ("Parameters", count(last.params) if last.params else ""),
         ("Multiply-adds per face", count(last.macs) if last.macs else ""),
@@ -85,28 +85,28 @@ def _details(results: Results, licence: str, channels: int, image: int) -> str:
 def _uses() -> str:
     return """## Uses
 
-**Intended**: sorting and searching one's own pictures, research on expressions and on small networks, art and games that
-react to a face with the person's knowledge and consent.
+**Intended**: sorting and searching one's own pictures, research on expressions and on small networks, art and games
+that react to a face with the person's knowledge and consent.
 
 **To avoid**: judging what a person feels, intends or is fit for. The network names the expression that most annotators
 would see in a picture; an expression is not a feeling. Do not use it for decisions about people: hiring, schooling,
 credit, insurance, policing, border control, health. Reading emotions at the workplace and in schools is prohibited in
-the European Union (Regulation 2024/1689, article 5, with narrow exceptions), and other places have rules of their own."""
+the European Union (Regulation 2024/1689, article 5, with narrow exceptions); other places have rules of their own."""
 
 
 def _limits(results: Results) -> str:
     scores = results.last.scores
     told = [
         "- It answers for every crop, also for one without a face: the input must be a face, found by a detector.",
-        "- Faces that are turned away, covered, very dark or smaller than the input are read worse; this was not measured.",
-        "- Performance across age, gender and skin colour was not measured; data collected from the web is not balanced.",
+        "- Faces that are turned away, covered, very dark or smaller than the input may be read worse; not measured.",
+        "- Fairness across age, gender and skin colour was not measured, and pictures from the web are not balanced.",
     ]
     if scores is not None:
-        ranked = sorted(scores["per_class"].items(), key=lambda item: item[1]["recall"])
-        (worst, low), (best, high) = ranked[0], ranked[-1]
+        present = {name: row for name, row in scores["per_class"].items() if row["support"]}
+        worst, best = (choose(present, key=lambda name: present[name]["recall"]) for choose in (min, max))
         told.append(
-            f"- Classes differ: of the {worst} faces {percent(low['recall'])} % are recognized ({low['support']} pictures),"
-            f" of the {best} ones {percent(high['recall'])} %."
+            f"- Classes differ: of the {worst} faces {percent(present[worst]['recall'])} % are recognized"
+            f" ({present[worst]['support']} pictures), of the {best} ones {percent(present[best]['recall'])} %."
         )
         if "ece" in scores:
             told.append(
@@ -124,7 +124,7 @@ def _how_to(results: Results, channels: int, image: int) -> str:
 import numpy as np, onnxruntime
 from PIL import Image
 session = onnxruntime.InferenceSession("{path}", providers=["CPUExecutionProvider"])
-pixels = np.asarray(Image.open("face.png").convert("{mode}").resize(({image}, {image})), np.uint8){view}
+pixels = np.asarray(Image.open("face.png").convert("{mode}").resize(({image}, {image}), Image.BILINEAR), np.uint8){view}
 probabilities = session.run(["probabilities"], {{"pixels": pixels}})[0][0]
 print(dict(zip({json.dumps(list(results.labels))}, probabilities.tolist())))
 ```

@@ -99,5 +99,11 @@ def _latency_cell(stage: Stage) -> str:
 
 
 def describe_machine(machine: Mapping[str, Any]) -> str:
-    """Return the machine's values in one line."""
-    return ", ".join(f"{name} {value}" for name, value in machine.items() if value not in (None, "", [], {}))
+    """Return the machine in one line: texts as they are, numbers with their names, abilities that it has."""
+    told = []
+    for name, value in machine.items():
+        if value is True or isinstance(value, str):
+            told.append(name if value is True else value)
+        elif value not in (None, False):
+            told.append(f"{name} {value}")
+    return ", ".join(told)
