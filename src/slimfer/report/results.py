@@ -113,7 +113,9 @@ def parse_results(data: Any, where: str = "results") -> Results:
     if not isinstance(data, Mapping):
         raise InputError(f"{where}: not an object but a {type(data).__name__}")
     _need(data, ("format", "kind", "stages"), where)
-    if not isinstance(data["format"], int) or data["format"] > FORMAT:
+    if not isinstance(data["format"], int):
+        raise InputError(f"{where}: format {data['format']!r} is not a number")
+    if data["format"] > FORMAT:
         raise InputError(f"{where}: format {data['format']} is newer than this slimfer reads ({FORMAT}); please update")
     kind = data["kind"]
     if kind not in REQUIRED:

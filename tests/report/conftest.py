@@ -1,0 +1,116 @@
+"""A small results.json of each kind, made from real scores of made-up answers."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from slimfer.labels import EMOTIONS
+from slimfer.metrics import reliability, score
+from slimfer.report.plots import charts
+from slimfer.report.results import parse_results
+
+COUNT = 140
+
+
+def _answers(skill, seed):
+    """Return a score dict and reliability rows of a reader that is right in about `skill` of the pictures."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(COUNT) % len(EMOTIONS)
+    probabilities = generator.dirichlet(np.ones(len(EMOTIONS)), COUNT)
+    right = generator.random(COUNT) < skill
+    probabilities[right, labels[right]] += 1
+    probabilities = (probabilities / probabilities.sum(1, keepdims=True)).astype(np.float32)
+    return score(probabilities, labels, EMOTIONS), [list(row) for row in reliability(probabilities, labels)]
+
+
+def _stage(name, title, runtime, skill, params, size, latency, throughput):
+    scores, bins = _answers(skill, seed=0)
+    return {
+        "name": name,
+        "title": title,
+        "runtime": runtime,
+        "scores": scores,
+        "params": params,
+        "macs": 25 * params,
+        "activations": 1000,
+        "bytes": size,
+        "latency_ms": {"median": latency, "p95": 1.2 * latency, "best": 0.9 * latency},
+        "throughput": throughput,
+        "reliability": bins,
+    }
+
+
+def _curve(stage, epochs):
+    keys = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "lr")
+    return {
+        "stage": stage,
+        "rows": [
+            {"epoch": epoch, "time": 2.0 * epoch, **dict.fromkeys(keys, 0.1 + 0.01 * epoch)}
+            for epoch in range(1, epochs + 1)
+        ],
+    }
+
+
+def _layer(name, before, after):
+    return {
+        "name": name,
+        "kind": "Conv2d",
+        "out_before": before,
+        "out_after": after,
+        "params_before": 9 * before,
+        "params_after": 9 * after,
+        "macs_before": 900 * before,
+        "macs_after": 900 * after,
+    }
+
+
+COMPRESS = {
+    "format": 1,
+    "kind": "compress",
+    "model": "resnet18",
+    "labels": list(EMOTIONS),
+    "data": {"source": "synthetic", "train": 700, "validation": COUNT, "split": "validation"},
+    "seed": 3,
+    "machine": {"cpu": "A processor", "cores": 2, "bf16": True, "vnni": False},
+    "versions": {"slimfer": "0.1.0", "torch": "2.13.0"},
+    "recipe": {"ratio": 0.7, "bits": 8, "train": {"epochs": 4, "augment": {"flip": True}}, "nothing": None},
+    "wall_seconds": 3725.0,
+    "stages": [
+        _stage("dense", "Dense, fp32, torch", "torch", 0.7, 6_288_103, 25_190_000, 6.9, 412.0),
+        _stage("int8", "Slimmed, int8, onnxruntime", "onnxruntime", 0.6, 688_103, 503_800, 0.23, 6140.0),
+    ],
+    "layers": [_layer("conv1", 48, 12), _layer("layer1.0.conv1", 48, 48), _layer("layer4.1.conv2", 384, 31)],
+    "curves": [_curve("train", 4), _curve("finetune", 1)],
+    "checks": [
+        {"name": "integer operators", "value": 21, "limit": 21, "passed": True, "note": "all of them"},
+        {"name": "agreement", "value": 0.9, "limit": 0.98, "passed": False, "note": "top-1"},
+    ],
+    "artifact": {"path": "model.onnx", "bytes": 503_800, "sha256": "ab" * 32},
+    "command": "slimfer compress resnet18 --data synthetic --out runs/first",
+}
+
+TRAIN = {
+    "format": 1,
+    "kind": "train",
+    "model": "mobile",
+    "labels": list(EMOTIONS),
+    "stages": [{"name": "train", "title": "mobile"}],
+    "curves": [_curve("train", 2)],
+}
+
+
+@pytest.fixture
+def compressed():
+    return copy.deepcopy(COMPRESS)
+
+
+@pytest.fixture(scope="session")
+def drawn():
+    """All charts of `compressed`, drawn once: they take a second."""
+    return charts(parse_results(COMPRESS))
+
+
+@pytest.fixture
+def trained():
+    return copy.deepcopy(TRAIN)

@@ -1,0 +1,149 @@
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from slimfer.errors import InputError
+from slimfer.report.page import render, write_report
+from slimfer.report.results import parse_results
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Checker(HTMLParser):
+    """Notes every tag, attribute and id, and that tags close in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(page):
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+@pytest.fixture
+def page(compressed, drawn):
+    return render(parse_results(compressed), drawn)
+
+
+def test_the_summary_comes_first(page, compressed):
+    text = "".join(read(page).text)
+    assert text.index("resnet18 went from 25.2 MB to 504 kB") < text.index("Stage by stage")
+
+
+def test_the_page_asks_the_network_for_nothing(page):
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    checker = read(page)
+    assert ("meta", "content", policy) in checker.attributes
+    assert not set(checker.tags) & {"link", "img", "iframe", "object", "embed", "form", "base"}
+    for _, name, value in checker.attributes:
+        if name in ("src", "href", "xlink:href", "action"):
+            assert value.startswith("#")
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    assert len(page.encode()) < 2_000_000
+
+
+def test_links_and_labels_lead_somewhere(page):
+    attributes = read(page).attributes
+    ids = [value for _, name, value in attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    wanted = {v.removeprefix("#") for _, name, v in attributes if name in ("href", "xlink:href", "aria-labelledby")}
+    assert wanted <= set(ids)
+
+
+def test_headings_descend_without_gaps(page):
+    levels = [int(tag[1]) for tag in read(page).tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_failed_checks_are_told(page):
+    text = "".join(read(page).text)
+    assert "✗ failed" in text
+    assert "Not fit to ship: agreement failed." in text
+    assert "1 of 2" in text
+
+
+def test_every_part_of_the_results_is_there(page, compressed):
+    text = "".join(read(page).text)
+    for part in (
+        compressed["command"],
+        compressed["artifact"]["sha256"],
+        "A processor",
+        "2.13.0",
+        "epochs = 4",
+        "1 h 2 min",
+        "layer4.1.conv2",
+        "finetune, 1 epochs",
+        "What changed in each class",
+    ):
+        assert part in text, part
+
+
+def test_the_layers_that_lost_most_come_first_with_their_share(page):
+    rows = re.findall(
+        r'<th scope="row">([^<]+)</th><td class="number">([\d,]+)</td><td class="number">([\d.]+)</td>', page
+    )
+    lost = {"layer4.1.conv2": 9 * 353, "conv1": 9 * 36, "layer1.0.conv1": 0}
+    total = sum(lost.values())
+    assert [row for row in rows if row[0] in lost][:3] == [
+        (name, f"{value:,}", f"{100 * value / total:.1f}") for name, value in lost.items()
+    ]
+
+
+def test_a_bare_training_has_a_page_too(trained):
+    checker = read(render(parse_results(trained)))
+    ids = {value for _, name, value in checker.attributes if name == "id"}
+    assert {"stages", "training", "again"} <= ids
+    assert not ids & {"checks", "layers", "classes", "reliability"}
+
+
+def test_text_from_outside_is_escaped(compressed):
+    attack = '<img src="http://x" onerror="alert(1)">'
+    compressed["model"] = compressed["command"] = compressed["checks"][0]["note"] = attack
+    compressed["stages"][0]["title"] = compressed["layers"][0]["name"] = compressed["recipe"]["train"]["x"] = attack
+    page = render(parse_results(compressed))
+    assert "img" not in read(page).tags
+    assert "&lt;img" in page
+
+
+def test_equal_results_give_an_equal_page(page, compressed):
+    assert render(parse_results(compressed)) == page
+
+
+def test_write_report_writes_page_and_charts(compressed, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(compressed))
+    path = write_report(tmp_path)
+    assert path == tmp_path / "report.html"
+    assert path.read_text() == render(parse_results(compressed))
+    assert (tmp_path / "plots" / "confusion_dense.svg").read_text().startswith("<svg")
+
+
+def test_write_report_of_a_folder_without_results(tmp_path):
+    with pytest.raises(InputError, match=r"results\.json: no such file"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
