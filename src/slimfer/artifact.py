@@ -32,9 +32,9 @@ REQUIRED = (
 
 # What our writer writes. Nothing in this list reads files, loops or holds another graph.
 OPERATORS = frozenset((
-    "Add", "AveragePool", "Clip", "Concat", "Conv", "DequantizeLinear", "Elu", "Erf", "Flatten", "Gemm",
-    "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "LeakyRelu", "MaxPool", "Mul", "PRelu", "Pad",
-    "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Sub", "Tanh",
+    "Add", "AveragePool", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Elu", "Erf", "Flatten", "Gemm",
+    "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "MaxPool", "Min", "Mul",
+    "Neg", "PRelu", "Pad", "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Sub", "Tanh",
 ))  # fmt: skip
 DOMAINS = frozenset(("", "ai.onnx"))
 

@@ -22,6 +22,8 @@ from torch import Tensor, fx, nn
 from slimfer.artifact import FORMAT, INPUT, OUTPUT, seal
 from slimfer.errors import InputError
 from slimfer.model.fold import fold
+from slimfer.model.groups import CAT_FUNCTIONS
+from slimfer.model.quant import ActivationQuantizer, QuantConv2d, QuantLinear
 from slimfer.preprocess import SCALE, ZERO_POINT
 from slimfer.train.checkpoint import Checkpoint
 from slimfer.version import VERSION
@@ -94,7 +96,7 @@ def _metadata(checkpoint: Checkpoint, scores: Any, recipe: Any) -> dict[str, str
         "Image.BitmapPixelFormat": "Gray8" if spec.channels == 1 else "Rgb8",
         "Image.ColorSpaceGamma": "SRGB",
         "Image.NominalPixelRange": "NominalRange_0_255",
-        **{key: json.dumps(value, allow_nan=False) for key, value in values.items()},
+        **{key: json.dumps(value, allow_nan=False, sort_keys=True) for key, value in values.items()},
     }
 
 
@@ -185,7 +187,7 @@ class _Writer(fx.Interpreter):
         raise _unsupported(n, type(module).__name__)
 
     def write_function(self, n: fx.Node, value: Tensor) -> str:
-        if n.target in (torch.cat, torch.concat) and _cat_axis(n) == 1:
+        if n.target in CAT_FUNCTIONS and _cat_axis(n) == 1:
             return self.emit("Concat", *(self.names[source] for source in n.all_input_nodes), axis=1)
         if n.target in ARITHMETIC and set(n.kwargs) == set():
             return self.emit(ARITHMETIC[n.target], *(self.operand(argument) for argument in n.args))
@@ -205,8 +207,10 @@ def _cat_axis(n: fx.Node) -> int:
 
 ARITHMETIC: Mapping[Any, str] = {
     operator.add: "Add", operator.iadd: "Add", torch.add: "Add", "add": "Add", "add_": "Add",
-    operator.mul: "Mul", torch.mul: "Mul", "mul": "Mul", "mul_": "Mul",
-    operator.sub: "Sub", torch.sub: "Sub", "sub": "Sub",
+    operator.mul: "Mul", operator.imul: "Mul", torch.mul: "Mul", "mul": "Mul", "mul_": "Mul",
+    operator.sub: "Sub", operator.isub: "Sub", torch.sub: "Sub", "sub": "Sub", "sub_": "Sub",
+    operator.truediv: "Div", torch.div: "Div", "div": "Div",
+    torch.maximum: "Max", torch.minimum: "Min", operator.neg: "Neg",
 }  # fmt: skip
 
 
@@ -234,7 +238,16 @@ def _linear(w: _Writer, x: str, m: nn.Linear) -> str:
 
 
 def _parameters(w: _Writer, m: nn.Conv2d | nn.Linear) -> list[str]:
-    return [w.constant(m.weight)] + ([] if m.bias is None else [w.constant(m.bias)])
+    """Write weight and bias, as int8 and int32 with their scales if the layer is quantized."""
+    if not isinstance(m, (QuantConv2d, QuantLinear)):
+        return [w.constant(m.weight)] + ([] if m.bias is None else [w.constant(m.bias)])
+    source = w.scales[w.names[w.node.all_input_nodes[0]]]
+    integers = m.integer_weight()
+    # onnxruntime fuses a convolution without a zero point of its weight, but no Gemm.
+    zeros = [w.constant(np.zeros(len(integers), np.int8))] if isinstance(m, QuantLinear) else []
+    weight = w.emit("DequantizeLinear", w.constant(integers), w.constant(m.weight_scale), *zeros, axis=0)
+    bias_scale = w.constant(m.weight_scale * source)
+    return [weight, w.emit("DequantizeLinear", w.constant(m.integer_bias(source)), bias_scale, axis=0)]
 
 
 def _pair(value: Any) -> list[int]:
@@ -293,6 +306,17 @@ def _gelu(w: _Writer, x: str, m: nn.GELU) -> str:
     return w.emit("Mul", half, w.emit("Add", erf, w.constant(np.float32(1))))
 
 
+def _quantizer(w: _Writer, x: str, m: ActivationQuantizer) -> str:
+    scale, zero_point = float(m.scale), int(m.zero_point)
+    if not scale > 0:
+        raise InputError(f"cannot export node {w.node.name}: the network is quantized but not calibrated")
+    if w.nodes[-1].input[0] == INPUT and (scale, zero_point) == (SCALE, ZERO_POINT):
+        return x  # the pixels are these integers
+    return w.dequantize(
+        w.emit("QuantizeLinear", x, w.constant(scale), w.constant(np.uint8(zero_point))), scale, zero_point
+    )
+
+
 def _flatten(w: _Writer, x: str, m: nn.Flatten) -> str:
     if (m.start_dim, m.end_dim) != (1, -1):
         raise InputError(f"cannot export node {w.node.name}: flatten from {m.start_dim} to {m.end_dim}")
@@ -307,6 +331,7 @@ def _zero_pad(w: _Writer, x: str, m: nn.ZeroPad2d) -> str:
 Handler = Callable[[_Writer, str, Any], str]
 
 MODULES: Mapping[type[nn.Module], Handler] = {
+    ActivationQuantizer: _quantizer,
     nn.Conv2d: _conv,
     nn.Linear: _linear,
     nn.ReLU: _plain("Relu"),

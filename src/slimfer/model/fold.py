@@ -16,17 +16,25 @@ from slimfer.model.groups import trace
 
 # Functions and methods that have a layer of the same meaning and the same arguments.
 LAYERS: Mapping[Any, Callable[..., nn.Module]] = {
-    F.relu: nn.ReLU, torch.relu: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU,
+    F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU,
     F.relu6: nn.ReLU6, F.leaky_relu: nn.LeakyReLU, F.elu: nn.ELU, F.silu: nn.SiLU, F.gelu: nn.GELU,
-    F.hardswish: nn.Hardswish, F.hardsigmoid: nn.Hardsigmoid,
-    F.sigmoid: nn.Sigmoid, torch.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid, torch.tanh: nn.Tanh, "tanh": nn.Tanh,
-    F.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d, F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    F.hardswish: nn.Hardswish, F.hardsigmoid: nn.Hardsigmoid, F.hardtanh: nn.Hardtanh,
+    F.sigmoid: nn.Sigmoid, torch.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid,
+    F.tanh: nn.Tanh, torch.tanh: nn.Tanh, "tanh": nn.Tanh,
+    F.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d,
+    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d, F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
 }  # fmt: skip
+CLAMPS = (torch.clamp, "clamp")
+POOLS: Mapping[Any, Callable[..., nn.Module]] = {
+    torch.mean: nn.AdaptiveAvgPool2d, "mean": nn.AdaptiveAvgPool2d,
+    torch.amax: nn.AdaptiveMaxPool2d, "amax": nn.AdaptiveMaxPool2d,
+}  # fmt: skip
+FLATTENS = (torch.flatten, "flatten")
+VIEWS = (torch.reshape, "view", "reshape")
 
 # What does nothing once training is over.
 NOTHING_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
-NOTHING_FUNCTIONS = (F.dropout, torch.clone, "contiguous", "clone")
-RESHAPES = (torch.flatten, "flatten", "view", "reshape")
+NOTHING_FUNCTIONS = (F.dropout, F.dropout2d, torch.clone, "contiguous", "clone", "float")
 
 
 def fold(net: nn.Module) -> fx.GraphModule:
@@ -64,12 +72,12 @@ def _to_layer(graph: fx.GraphModule, node: fx.Node) -> None:
         _drop(node)
     elif node.target in LAYERS:
         _replace(graph, node, LAYERS[node.target](*arguments, **node.kwargs))
-    elif node.target == "clamp":
+    elif node.target in CLAMPS:
         _replace(graph, node, _clamp(*arguments, **node.kwargs))
-    elif node.target == "mean" and _dims(node) in ((2, 3), (-2, -1)):
-        pooled = [nn.AdaptiveAvgPool2d(1)] + ([] if node.kwargs.get("keepdim") else [nn.Flatten()])
-        _replace(graph, node, *pooled)
-    elif node.target in RESHAPES and _flattens(node):
+    elif node.target in POOLS and _over_pixels(*arguments, **node.kwargs):
+        pool = POOLS[node.target](1)
+        _replace(graph, node, pool, *([] if node.kwargs.get("keepdim") or True in arguments else [nn.Flatten()]))
+    elif _flattens(node):
         _replace(graph, node, nn.Flatten())
 
 
@@ -98,17 +106,17 @@ def _clamp(low: Any = None, high: Any = None, **named: Any) -> nn.Module:
     return nn.Hardtanh(low, high)
 
 
-def _dims(node: fx.Node) -> tuple[Any, ...]:
-    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
-    return tuple(dims) if isinstance(dims, Sequence) else (dims,)
+def _over_pixels(dim: Any = None, keepdim: Any = False) -> bool:
+    return isinstance(dim, Sequence) and tuple(dim) in ((2, 3), (-2, -1))
 
 
 def _flattens(node: fx.Node) -> bool:
-    """Return whether a reshape is (N, ...) -> (N, features); a wrong number of features fails at the next layer."""
-    arguments = node.args[1:]
-    if node.target in ("view", "reshape"):
-        return len(arguments) == 2
-    return arguments == (1,) or node.kwargs == {"start_dim": 1}
+    """Return whether `node` reshapes (N, ...) to (N, features); a wrong number of features fails at the next layer."""
+    arguments: Any = node.args[1:]
+    if node.target in VIEWS:
+        shape = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], Sequence) else arguments
+        return len(shape) == 2
+    return node.target in FLATTENS and (arguments == (1,) or node.kwargs == {"start_dim": 1})
 
 
 def _fold_norm(graph: fx.GraphModule, node: fx.Node) -> None:
@@ -127,6 +135,6 @@ def _fold_norm(graph: fx.GraphModule, node: fx.Node) -> None:
 
 def _as_convolution(norm: nn.BatchNorm2d) -> nn.Conv2d:
     channels = norm.num_features
-    conv = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
-    nn.init.ones_(conv.weight)
+    conv = nn.Conv2d(channels, channels, 1, groups=channels, bias=False, device="meta")
+    conv.weight = nn.Parameter(norm.weight.new_ones(channels, 1, 1, 1))
     return fuse_conv_bn_eval(conv.eval(), norm)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from slimfer.errors import InputError
 from slimfer.files import atomic_write
+from slimfer.model.quant import load_quantized, split_state
 from slimfer.model.spec import NetSpec
 from slimfer.model.zoo import build
 
@@ -26,7 +27,7 @@ class Checkpoint:
 
     Attributes:
         spec: structure.
-        weights: `state_dict` of the network, on the CPU.
+        weights: `state_dict` of the network, on the CPU; of the folded network if it is quantized.
         labels: class names in the order of the outputs.
         lineage: one entry per step since the first training: `{"step": ..., "config": ..., "scores": ...}`.
         quant: numbers of the quantizers by name, for quantized networks; empty otherwise.
@@ -39,13 +40,15 @@ class Checkpoint:
     quant: Mapping[str, Tensor] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
-        """Return the network with its weights, in evaluation mode.
+        """Return the network with its weights, in evaluation mode; fake-quantized if `quant` is not empty.
 
         Raises:
             InputError: if weights and structure do not fit.
         """
         net = build(self.spec)
         try:
+            if self.quant:
+                return load_quantized(net, self.weights, self.quant)
             net.load_state_dict(dict(self.weights))
         except RuntimeError as error:
             raise InputError(f"weights do not fit the network {self.spec.builder}: {error}") from None
@@ -54,7 +57,8 @@ class Checkpoint:
     def after(self, step: str, net: nn.Module, *, spec: NetSpec | None = None, **record: Any) -> "Checkpoint":
         """Return the checkpoint of `net` after one more step, with `record` in its lineage."""
         entry = {"step": step, **record}
-        return replace(self, spec=spec or self.spec, weights=weights_of(net), lineage=(*self.lineage, entry))
+        weights, quant = split_state(net)
+        return replace(self, spec=spec or self.spec, weights=weights, lineage=(*self.lineage, entry), quant=quant)
 
     def digest(self) -> str:
         """Return the SHA-256 over structure, weights and lineage: equal exactly for equal checkpoints."""

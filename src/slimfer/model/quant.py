@@ -1,0 +1,282 @@
+"""Networks of integers, imitated in float: where the quantizers stand and what they compute.
+
+A quantized value is `scale * (q - zero_point)` with an integer q. Activations: one scale per tensor, q in 0..255
+(asymmetric). Weights: one scale per output channel, zero point 0, q in +-(2^(bits-1) - 1). Rounding is to nearest even,
+as in ONNX (Jacob et al. 2018, arXiv 1712.05877, section 2; Nagel et al. 2021, arXiv 2106.08295, sections 2 and 3).
+
+The quantizers stand where an integer runtime needs them in order to leave no float operation between two integer ones
+(measured on onnxruntime): after the input, every ReLU, every convolution, linear layer or addition that does not go
+straight into a ReLU, every other operation that makes new values. Operations that only move values (max-pooling,
+flatten) get the quantizer of their input once more, which changes nothing. There is none after the last layer.
+"""
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from slimfer.errors import InputError
+from slimfer.model.fold import fold
+from slimfer.model.groups import CAT_FUNCTIONS, JOIN_FUNCTIONS, JOIN_METHODS
+from slimfer.preprocess import SCALE, ZERO_POINT
+
+ACTIVATION_MAX = 255
+BITS = range(2, 9)
+
+# Functions that make new values (in a folded graph, all others are sizes and the like), and those that take a ReLU in.
+ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
+MAKES_VALUES = (*JOIN_FUNCTIONS, *JOIN_METHODS, *CAT_FUNCTIONS)
+
+# Operations whose outputs are values of their input.
+MOVES = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Flatten)
+
+
+class ActivationQuantizer(nn.Module):
+    """Round a tensor to 256 levels; passes gradients inside the range and stops them outside.
+
+    Buffers: `scale` () float32 and `zero_point` () int32, NaN and 0 until `set_range`.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(torch.nan))
+        self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int32))
+
+    def set_range(self, low: float, high: float) -> None:
+        """Cover [low, high], extended to contain 0, which must be exact (padding is 0)."""
+        scale, zero_point = affine(low, high)
+        self.set(scale, zero_point)
+
+    def set(self, scale: float, zero_point: int) -> None:
+        """Take these numbers."""
+        self.scale.fill_(scale)
+        self.zero_point.fill_(zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x on the grid, same shape."""
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, ACTIVATION_MAX)
+
+
+def affine(low: float, high: float) -> tuple[float, int]:
+    """Return (scale, zero point) of 256 levels over [min(low, 0), max(high, 0)]; scale 1 for an empty range."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = float(torch.tensor((high - low) / ACTIVATION_MAX))  # as float32
+    if scale < torch.finfo(torch.float32).tiny:
+        return 1.0, 0
+    return scale, min(max(round(-low / scale), 0), ACTIVATION_MAX)
+
+
+class _QuantizedWeight(nn.Module):
+    """What both kinds of layers add to their weight.
+
+    Buffers: `weight_scale` (out,) float32, NaN until `freeze`; `weight_bits` () uint8.
+    """
+
+    weight: Tensor
+    bias: Any  # a parameter; torch declares it differently in its two layers
+    weight_scale: Tensor
+    weight_bits: Tensor
+
+    def take(self, weight: Tensor, bias: Tensor | None, bits: int) -> None:
+        """Use these parameters (a missing bias becomes zeros) and `bits` in 2..8."""
+        if bits not in BITS:
+            raise InputError(f"bits must be between {BITS.start} and {BITS.stop - 1}, not {bits}")
+        self.weight = weight
+        self.bias = nn.Parameter(weight.new_zeros(len(weight))) if bias is None else bias
+        self.register_buffer("weight_scale", weight.new_full((len(weight),), torch.nan))
+        self.register_buffer("weight_bits", torch.tensor(bits, dtype=torch.uint8, device=weight.device))
+
+    @property
+    def weight_max(self) -> int:
+        """Return the largest integer of a weight."""
+        return 2 ** (int(self.weight_bits) - 1) - 1
+
+    def freeze(self, input_scale: float) -> None:
+        """Choose the scales: the largest weight of each channel becomes the largest integer.
+
+        The bias is stored as int32 in units of input scale times weight scale, so a channel of (nearly) zero weights
+        gets a scale large enough for its bias to fit.
+        """
+        with torch.no_grad():
+            largest = self.weight.abs().flatten(1).amax(1) / self.weight_max
+            fits = self.bias.abs() / (input_scale * 2**30)
+            scale = torch.maximum(largest, fits)
+            self.weight_scale.copy_(torch.where(scale < torch.finfo(scale.dtype).tiny, 1.0, scale))
+
+    def rounded_weight(self) -> Tensor:
+        """Return the weight on its grid; gradients pass (straight-through)."""
+        limit = self.weight_max
+        zero_points = torch.zeros_like(self.weight_scale, dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(self.weight, self.weight_scale, zero_points, 0, -limit, limit)
+
+    def integer_weight(self) -> Tensor:
+        """Return the weight as int8, same shape."""
+        scale = self.weight_scale.view(-1, *(1,) * (self.weight.dim() - 1))
+        return torch.round(self.rounded_weight().detach() / scale).to(torch.int8)
+
+    def integer_bias(self, input_scale: float) -> Tensor:
+        """Return the bias as int32 in units of input scale times weight scale."""
+        return torch.round(self.bias.detach().double() / (self.weight_scale.double() * input_scale)).to(torch.int32)
+
+
+class QuantConv2d(_QuantizedWeight, nn.Conv2d):
+    """A convolution with a rounded weight."""
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, bits: int) -> "QuantConv2d":
+        """Return the quantized form of `conv`; it shares the parameters."""
+        layer = cls(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,  # type: ignore[arg-type]
+            conv.dilation, conv.groups, padding_mode=conv.padding_mode, device="meta",  # type: ignore[arg-type]
+        )  # fmt: skip
+        layer.take(conv.weight, conv.bias, bits)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Conv2d`."""
+        return self._conv_forward(x, self.rounded_weight(), self.bias)
+
+    def float_forward(self, x: Tensor) -> Tensor:
+        """Compute with the weight that is not rounded."""
+        return self._conv_forward(x, self.weight, self.bias)
+
+
+class QuantLinear(_QuantizedWeight, nn.Linear):
+    """A linear layer with a rounded weight."""
+
+    @classmethod
+    def of(cls, linear: nn.Linear, bits: int) -> "QuantLinear":
+        """Return the quantized form of `linear`; it shares the parameters."""
+        layer = cls(linear.in_features, linear.out_features, device="meta")
+        layer.take(linear.weight, linear.bias, bits)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Linear`."""
+        return F.linear(x, self.rounded_weight(), self.bias)
+
+    def float_forward(self, x: Tensor) -> Tensor:
+        """Compute with the weight that is not rounded."""
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class QuantLayer:
+    """One call of a quantized layer: its node's name, the layer, and the quantizer of its input."""
+
+    name: str
+    module: QuantConv2d | QuantLinear
+    source: ActivationQuantizer
+
+
+def place(net: nn.Module, bits: int = 8) -> fx.GraphModule:
+    """Fold `net` and put quantizers into it; their scales are NaN until they are calibrated.
+
+    Args:
+        net: changed in place; takes normalized pixels.
+        bits: of the weights, 2..8.
+
+    Raises:
+        InputError: if `bits` is out of range or the network cannot be traced.
+    """
+    graph = fold(net)
+    for name, module in list(graph.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            graph.add_submodule(name, QuantConv2d.of(module, bits))
+        elif isinstance(module, nn.Linear):
+            graph.add_submodule(name, QuantLinear.of(module, bits))
+    for node in list(graph.graph.nodes):
+        if node.op == "placeholder":
+            pixels = ActivationQuantizer()
+            pixels.set(SCALE, ZERO_POINT)
+            _insert(graph, node, pixels)
+        elif _makes_values(graph, node) and not _fuses(graph, node) and not _is_last(node):
+            _insert(graph, node, ActivationQuantizer())
+        elif _is_module(graph, node, MOVES) and not _is_last(node):
+            source = node.args[0]
+            if _is_module(graph, source, ActivationQuantizer):
+                _insert(graph, node, str(source.target))
+    graph.recompile()
+    return graph.eval()
+
+
+def load_quantized(net: nn.Module, weights: Mapping[str, Tensor], quant: Mapping[str, Tensor]) -> fx.GraphModule:
+    """Return the quantized form of a freshly built network with the numbers of a checkpoint.
+
+    Raises:
+        RuntimeError: if the numbers do not fit, as `load_state_dict` does.
+    """
+    graph = place(net)
+    graph.load_state_dict({**weights, **quant})
+    return graph
+
+
+def split_state(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return (weights, numbers of the quantizers) of any network, copied to the CPU in plain layout."""
+    numbers = {
+        f"{name}.{buffer}"
+        for name, module in net.named_modules()
+        if isinstance(module, (ActivationQuantizer, _QuantizedWeight))
+        for buffer, _ in module.named_buffers(recurse=False)
+    }
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+    weights = {name: tensor for name, tensor in state.items() if name not in numbers}
+    return weights, {name: state[name] for name in state if name in numbers}
+
+
+def quant_layers(graph: fx.GraphModule) -> Iterator[QuantLayer]:
+    """Yield the calls of quantized layers in the order of execution.
+
+    Raises:
+        InputError: if a layer reads a value that has no quantizer.
+    """
+    for node in graph.graph.nodes:
+        if _is_module(graph, node, (QuantConv2d, QuantLinear)):
+            source = node.args[0]
+            if not _is_module(graph, source, ActivationQuantizer):
+                raise InputError(f"layer {node.target} reads {source}, which cannot be quantized")
+            layer, quantizer = graph.get_submodule(node.target), graph.get_submodule(str(source.target))
+            yield QuantLayer(node.name, layer, quantizer)  # type: ignore[arg-type]
+
+
+def _insert(graph: fx.GraphModule, node: fx.Node, quantizer: ActivationQuantizer | str) -> None:
+    """Put a quantizer, new or (by its name) one that is there already, between `node` and its users."""
+    target = quantizer if isinstance(quantizer, str) else f"quantizers.{node.name}"
+    if not isinstance(quantizer, str):
+        graph.add_submodule(target, quantizer)
+    with graph.graph.inserting_after(node):
+        added = graph.graph.call_module(target)
+    node.replace_all_uses_with(added)
+    added.args = (node,)
+
+
+def _is_module(graph: fx.GraphModule, node: object, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
+    return (
+        isinstance(node, fx.Node)
+        and node.op == "call_module"
+        and isinstance(graph.get_submodule(str(node.target)), kinds)
+    )
+
+
+def _makes_values(graph: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return not _is_module(graph, node, (*MOVES, ActivationQuantizer))
+    return node.op in ("call_function", "call_method") and node.target in MAKES_VALUES
+
+
+def _fuses(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether the value goes into a ReLU and nowhere else, from an operation that takes the ReLU in."""
+    users = list(node.users)
+    takes = _is_module(graph, node, (QuantConv2d, QuantLinear)) or node.target in ADDS
+    return takes and len(users) == 1 and _is_module(graph, users[0], nn.ReLU)
+
+
+def _is_last(node: fx.Node) -> bool:
+    return all(user.op == "output" for user in node.users)
