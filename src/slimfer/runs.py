@@ -6,6 +6,7 @@
 - `results.json`, `results.csv`, `weights/`, `stages/`, `plots/`, `model.onnx`, `report.html`, `README.md`: the verbs'.
 """
 
+import csv
 import fcntl
 import importlib.metadata
 import os
@@ -178,6 +179,15 @@ def _earlier(path: Path, verb: str, resume: bool) -> dict[str, Any]:
     if record["verb"] != verb:
         raise InputError(f"{path} is a run of {record['verb']!r}, which {verb!r} cannot resume")
     return {**record, "resumed": record["resumed"] + 1}
+
+
+def read_curve(folder: Path | str) -> list[dict[str, float]]:
+    """Return the rows of the results.csv of a training, one per epoch; none if there is no such file."""
+    path = Path(folder) / "results.csv"
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as stream:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
 
 
 def versions() -> dict[str, str]:

@@ -53,6 +53,25 @@ VERBS: tuple[Verb, ...] = (
         ),
     ),
     Verb(
+        "quantize",
+        "slimfer.cli.quantize:quantize",
+        "Turn a trained network into integers: calibrate on training pictures, freeze scales (static quantization).",
+        (
+            "slimfer quantize runs/slim --data faces/ --out runs/int8",
+            "slimfer quantize --recipe runs/int8/recipe.toml -o b",
+        ),
+    ),
+    Verb(
+        "compress",
+        "slimfer.cli.compress:compress",
+        "Do the whole job: train with the penalty, slim, fine-tune, quantize, verify, report.",
+        (
+            "slimfer compress resnet18 --data faces/ --ratio 0.7 --bits 8 --out runs/small",
+            "slimfer compress runs/sparse --data faces/ --ratio 0.8 --out runs/smaller",
+            "slimfer compress --out runs/small --resume",
+        ),
+    ),
+    Verb(
         "evaluate",
         "slimfer.cli.evaluate:evaluate",
         "Judge a checkpoint or an .onnx artifact on a split: accuracy, macro-F1, calibration, each class.",

@@ -76,22 +76,17 @@ def from_checkpoint(name: str, checkpoint: "Checkpoint", device: str = "cpu") ->
     """Return a classifier that runs the checkpoint in torch."""
     import torch
 
-    from slimfer.model.complexity import complexity
     from slimfer.preprocess import normalize
     from slimfer.train.evaluate import softmax
 
     spec = checkpoint.spec
-    net = checkpoint.build()
-    cost = complexity(net, spec.channels, spec.image)
-    net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = checkpoint.build().to(device)
 
     def run(images: "npt.NDArray[np.uint8]") -> "npt.NDArray[np.float32]":
         with torch.inference_mode():
-            x = torch.from_numpy(normalize(images)).to(device).contiguous(memory_format=torch.channels_last)
-            return softmax(net(x).float().cpu().numpy())
+            return softmax(net(torch.from_numpy(normalize(images)).to(device)).float().cpu().numpy())
 
-    numbers = {key: getattr(cost, key) for key in ("params", "macs", "activations", "bytes")}
-    return Classifier(name, "torch", checkpoint.labels, spec.channels, spec.image, numbers, run)
+    return Classifier(name, "torch", checkpoint.labels, spec.channels, spec.image, _cost(checkpoint), run)
 
 
 def judge(name: str, checkpoint: "Checkpoint", frames: "Frames", device: str) -> dict[str, Any]:
@@ -116,6 +111,17 @@ def require_split(dataset: Any, split: str, classifier: Classifier) -> "Frames":
             f"{classifier.name} reads {', '.join(classifier.labels)}, but the data has {', '.join(frames.classes)}"
         )
     return frames
+
+
+def _cost(checkpoint: "Checkpoint") -> dict[str, int]:
+    """Return what the network costs; quantizers change only the bytes, which are then those of the artifact."""
+    from slimfer.export.onnx import to_onnx
+    from slimfer.model.complexity import complexity
+    from slimfer.model.zoo import build
+
+    counted = complexity(build(checkpoint.spec), checkpoint.spec.channels, checkpoint.spec.image)
+    cost = {key: getattr(counted, key) for key in ("params", "macs", "activations", "bytes")}
+    return {**cost, "bytes": len(to_onnx(checkpoint))} if checkpoint.quant else cost
 
 
 def _checkpoint(model: CheckpointFile | Network) -> "Checkpoint":

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Group, Parameter
 
 from slimfer.compress.config import CompressConfig, SlimConfig
-from slimfer.recipes import Recipe, read_recipe
+from slimfer.recipes import DataRecipe, Recipe, read_recipe
 from slimfer.train.config import TrainConfig
 
 Config = TypeVar("Config")
@@ -21,8 +21,8 @@ Resume = Annotated[bool, Parameter(help="Go on with the run in --out, exactly wh
 Force = Annotated[bool, Parameter(help="Remove the earlier run in --out and start afresh.")]
 
 
-def _default(config: Any, name: str) -> Parameter:
-    """The flag is None when it is not given; the help shows what holds then."""
+def default_of(config: Any, name: str) -> Parameter:
+    """Return how the help shows a flag that is None when it is not given: with the config's default."""
     return Parameter(show_default=str(getattr(config, name)))
 
 
@@ -42,8 +42,8 @@ class TrainFlags:
         lr: highest learning rate.
     """
 
-    epochs: Annotated[int | None, _default(_TRAIN, "epochs")] = None
-    lr: Annotated[float | None, _default(_TRAIN, "lr")] = None
+    epochs: Annotated[int | None, default_of(_TRAIN, "epochs")] = None
+    lr: Annotated[float | None, default_of(_TRAIN, "lr")] = None
 
     def over(self, config: TrainConfig) -> TrainConfig:
         """Return `config` with the flags that were given over it."""
@@ -60,8 +60,8 @@ class FinetuneFlags:
         finetune_lr: highest learning rate after each cut.
     """
 
-    finetune_epochs: Annotated[int | None, _default(_CHAIN.finetune, "epochs")] = None
-    finetune_lr: Annotated[float | None, _default(_CHAIN.finetune, "lr")] = None
+    finetune_epochs: Annotated[int | None, default_of(_CHAIN.finetune, "epochs")] = None
+    finetune_lr: Annotated[float | None, default_of(_CHAIN.finetune, "lr")] = None
 
     def over(self, config: TrainConfig) -> TrainConfig:
         """Return `config` with the flags that were given over it."""
@@ -84,14 +84,14 @@ class StepFlags:
         precision: arithmetic of the training; auto is bf16 where the processor has it.
     """
 
-    batch_size: Annotated[int | None, _default(_TRAIN, "batch_size")] = None
-    optimizer: Annotated[Literal["sgd", "adamw"] | None, _default(_TRAIN, "optimizer")] = None
-    weight_decay: Annotated[float | None, _default(_TRAIN, "weight_decay")] = None
-    label_smoothing: Annotated[float | None, _default(_TRAIN, "label_smoothing")] = None
-    class_weights: Annotated[Literal["none", "balanced"] | None, _default(_TRAIN, "class_weights")] = None
-    early_stop: Annotated[int | None, _default(_TRAIN, "early_stop")] = None
-    mixup: Annotated[float | None, _default(_TRAIN.augment, "mixup")] = None
-    precision: Annotated[Literal["auto", "bf16", "fp32"] | None, _default(_TRAIN, "precision")] = None
+    batch_size: Annotated[int | None, default_of(_TRAIN, "batch_size")] = None
+    optimizer: Annotated[Literal["sgd", "adamw"] | None, default_of(_TRAIN, "optimizer")] = None
+    weight_decay: Annotated[float | None, default_of(_TRAIN, "weight_decay")] = None
+    label_smoothing: Annotated[float | None, default_of(_TRAIN, "label_smoothing")] = None
+    class_weights: Annotated[Literal["none", "balanced"] | None, default_of(_TRAIN, "class_weights")] = None
+    early_stop: Annotated[int | None, default_of(_TRAIN, "early_stop")] = None
+    mixup: Annotated[float | None, default_of(_TRAIN.augment, "mixup")] = None
+    precision: Annotated[Literal["auto", "bf16", "fp32"] | None, default_of(_TRAIN, "precision")] = None
 
     def over(self, config: TrainConfig, seed: int | None) -> TrainConfig:
         """Return `config` with the flags that were given, and the seed if it was, over it."""
@@ -113,11 +113,11 @@ class SlimFlags:
         penalty: lambda of the L1 penalty on BN scales in training.
     """
 
-    ratio: Annotated[float | None, _default(_SLIM, "ratio")] = None
-    passes: Annotated[int | None, _default(_SLIM, "passes")] = None
-    round_to: Annotated[int | None, _default(_SLIM.limits, "round_to")] = None
-    min_channels: Annotated[int | None, _default(_SLIM.limits, "min_channels")] = None
-    penalty: Annotated[float | None, _default(_SLIM, "penalty")] = None
+    ratio: Annotated[float | None, default_of(_SLIM, "ratio")] = None
+    passes: Annotated[int | None, default_of(_SLIM, "passes")] = None
+    round_to: Annotated[int | None, default_of(_SLIM.limits, "round_to")] = None
+    min_channels: Annotated[int | None, default_of(_SLIM.limits, "min_channels")] = None
+    penalty: Annotated[float | None, default_of(_SLIM, "penalty")] = None
 
     def over(self, config: SlimConfig) -> SlimConfig:
         """Return `config` with the flags that were given over it."""
@@ -142,3 +142,8 @@ def base_recipe(recipe: Path | None, out: Path, *, resume: bool, defaults: Recip
 def with_width(args: Mapping[str, Any], width: float | None) -> dict[str, Any]:
     """Return the builder's arguments with the width multiplier, when one was given."""
     return dict(args) if width is None else {**args, "width": width}
+
+
+def over_data(recipe: DataRecipe, data: str | None, votes: Path | None) -> DataRecipe:
+    """Return the [data] table with the flags that were given over it."""
+    return override(recipe, source=data, votes=None if votes is None else str(votes))

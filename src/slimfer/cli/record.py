@@ -1,9 +1,7 @@
 """results.json of a run, and the table that people see at its end."""
 
-import csv
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -49,11 +47,3 @@ def view(results: dict[str, Any]) -> tuple[Table | str, ...]:
 def describe_data(source: str, dataset: "Dataset", split: str = "validation") -> dict[str, Any]:
     """Return the `data` part: where the pictures came from and how many each split has."""
     return {"source": source, "split": split, **{name: len(frames) for name, frames in dataset.items()}}
-
-
-def read_curve(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a training's results.csv; none if there is no such file."""
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as stream:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]

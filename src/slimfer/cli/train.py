@@ -17,14 +17,15 @@ from slimfer.cli.flags import (
     TrainFlags,
     Votes,
     base_recipe,
+    over_data,
     override,
     with_width,
 )
 from slimfer.cli.progress import Watch, showing
-from slimfer.cli.record import describe_data, document, finish, read_curve
+from slimfer.cli.record import describe_data, document, finish
 from slimfer.cli.start import fresh_spec, name_start, open_start
 from slimfer.recipes import Recipe
-from slimfer.runs import RunFolder, open_run
+from slimfer.runs import RunFolder, open_run, read_curve
 
 # Plain training has no slimming penalty unless a flag or the recipe says so.
 DEFAULTS = replace(Recipe(), slim=replace(Recipe().slim, penalty=0.0))
@@ -69,7 +70,7 @@ def train(
     start = name_start(override(base.model, image=image, channels=channels), model)
     resolved = replace(
         base,
-        data=override(base.data, source=data, votes=votes and str(votes)),
+        data=over_data(base.data, data, votes),
         model=replace(start, args=with_width(start.args, width)),
         train=steps.over(training.over(base.train), common.seed),
         slim=override(base.slim, penalty=penalty),
@@ -114,6 +115,6 @@ def _train(run: RunFolder, recipe: Recipe, common: Common, resume: bool) -> Answ
         labels=list(trained.labels),
         data=describe_data(recipe.data.source, dataset),
         recipe=tables,
-        curves=[{"stage": "train", "rows": read_curve(run.path / "results.csv")}],
+        curves=[{"stage": "train", "rows": read_curve(run.path)}],
     )
     return finish(run, results, f"slimfer slim {run.path} --data {recipe.data.source} --out {run.path}-slim")

@@ -14,6 +14,9 @@ FORMAT = 1
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "compress": ("model", "labels", "data", "recipe", "layers", "curves", "checks", "artifact", "command"),
     "train": ("model", "labels", "curves"),
+    "slim": ("model", "labels", "curves"),
+    "prune": ("model", "labels"),
+    "quantize": ("model", "labels"),
     "evaluate": ("labels",),
     "bench": (),
 }

@@ -1,0 +1,138 @@
+"""`slimfer compress`."""
+
+import sys
+from dataclasses import replace
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from slimfer.cli.common import Answer, Common, note, torch_device
+from slimfer.cli.flags import (
+    Data,
+    FinetuneFlags,
+    Force,
+    Out,
+    RecipeFile,
+    Resume,
+    SlimFlags,
+    StepFlags,
+    TrainFlags,
+    Votes,
+    base_recipe,
+    default_of,
+    over_data,
+    override,
+    with_width,
+)
+from slimfer.cli.progress import Watch, showing
+from slimfer.cli.record import describe_data, document, finish
+from slimfer.cli.start import fresh_spec, name_start, open_start
+from slimfer.compress.config import QuantizeConfig
+from slimfer.errors import VerificationError
+from slimfer.recipes import Recipe
+from slimfer.runs import RunFolder, open_run
+
+TABLES = ("data", "model", "train", "slim", "finetune", "distill", "quantize")
+
+
+def compress(
+    model: str | None = None,
+    /,
+    *,
+    out: Out,
+    data: Data = None,
+    recipe: RecipeFile = None,
+    votes: Votes = None,
+    width: float | None = None,
+    image: Annotated[int | None, Parameter(show_default="48")] = None,
+    channels: Annotated[int | None, Parameter(show_default="1")] = None,
+    resume: Resume = False,
+    force: Force = False,
+    bits: Annotated[int | None, default_of(QuantizeConfig(), "bits")] = None,
+    slimming: SlimFlags = SlimFlags(),
+    training: TrainFlags = TrainFlags(),
+    finetuning: FinetuneFlags = FinetuneFlags(),
+    steps: StepFlags = StepFlags(),
+    common: Common = Common(),
+) -> Answer:
+    """Do the whole job: train with the penalty, slim, fine-tune, quantize, verify, report.
+
+    Ends in RUN/model.onnx, RUN/results.json and RUN/report.html; exit code 3 if a verification fails.
+
+    Args:
+        model: a network's name (`slimfer models`), package.module:function, or a trained run or checkpoint.
+        out: see flags.
+        data: see flags.
+        recipe: see flags.
+        votes: see flags.
+        width: width multiplier of the network.
+        image: height and width in pixels.
+        channels: 1 (gray) or 3 (RGB).
+        resume: see flags.
+        force: see flags.
+        bits: of the weights, 2-8; 32 leaves the network in float.
+        slimming: see `SlimFlags`.
+        training: see `TrainFlags`.
+        finetuning: see `FinetuneFlags`.
+        steps: see `StepFlags`.
+        common: see `Common`.
+    """
+    base = base_recipe(recipe, out, resume=resume)
+    start = name_start(override(base.model, image=image, channels=channels), model)
+    resolved = replace(
+        base,
+        data=over_data(base.data, data, votes),
+        model=replace(start, args=with_width(start.args, width)),
+        train=steps.over(training.over(base.train), common.seed),
+        slim=slimming.over(base.slim),
+        finetune=steps.over(finetuning.over(base.finetune), common.seed),
+        quantize=override(base.quantize, bits=bits),
+    )
+    seed, parent = resolved.train.seed, start.checkpoint or None
+    with open_run(out, verb="compress", argv=sys.argv[1:], seed=seed, resume=resume, force=force, parent=parent) as run:
+        return _compress(run, resolved, common)
+
+
+def _compress(run: RunFolder, recipe: Recipe, common: Common) -> Answer:
+    from slimfer.compress.pipeline import run_steps
+    from slimfer.export.deliver import deliver
+    from slimfer.report.page import write_report
+
+    device = torch_device(common)
+    checkpoint, dataset = open_start(recipe)
+    start = checkpoint or fresh_spec(recipe.model, len(dataset["train"].classes))
+    tables = recipe.tables(*TABLES)
+    run.write_recipe(tables)
+
+    def tell(line: str) -> None:
+        run.log(line)
+        if not common.quiet:
+            note(line)
+
+    with showing(common) as show:
+        stages = run_steps(
+            start,
+            dataset,
+            recipe.chain(),
+            run.path / "stages",
+            device=device,
+            watch=lambda name: Watch(show, run, name),
+        )
+    last = stages[-1].checkpoint
+    last.save(run.path / "weights" / "best.safetensors")
+    parts, checks = deliver(stages, dataset["validation"], run.path, recipe=tables, note=tell)
+    results = document(
+        run,
+        "compress",
+        **parts,
+        model=last.spec.builder,
+        labels=list(last.labels),
+        data=describe_data(recipe.data.source, dataset),
+        recipe=tables,
+    )
+    answer = finish(run, results, f"slimfer predict FACE.jpg --model {run.path / 'model.onnx'}")
+    page = write_report(run.path)
+    if failed := [check for check in checks if not check.passed]:
+        told = "; ".join(f"{check.name} is {check.value}, limit {check.limit}" for check in failed)
+        raise VerificationError(f"the artifact was not verified: {told} ({page} tells more)")
+    return replace(answer, view=(*answer.view, f"report: {page}"))

@@ -1,0 +1,85 @@
+"""What the verbs of single compression steps share: a trained network in, a run folder with the changed one out."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slimfer.cli.classifier import judge
+from slimfer.cli.common import Answer, Common, torch_device
+from slimfer.cli.record import describe_data, document, finish
+from slimfer.cli.start import open_start
+from slimfer.errors import InputError
+from slimfer.recipes import Recipe
+from slimfer.runs import RunFolder, open_run, read_curve
+
+if TYPE_CHECKING:
+    from slimfer.data.frames import Dataset
+    from slimfer.train.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Step:
+    """An opened run of one compression step.
+
+    Attributes:
+        run: the folder.
+        recipe: resolved values.
+        tables: names of the recipe's tables that decide this step.
+        checkpoint: the trained network to start from.
+        dataset: has `train` and `validation`.
+        device: `cpu` or `cuda`.
+    """
+
+    run: RunFolder
+    recipe: Recipe
+    tables: tuple[str, ...]
+    checkpoint: "Checkpoint"
+    dataset: "Dataset"
+    device: str
+
+
+@contextmanager
+def open_step(
+    recipe: Recipe, tables: Sequence[str], out: Path, common: Common, *, seed: int, resume: bool, force: bool
+) -> Iterator[Step]:
+    """Open the run folder, the network and the data of a step; the verb's name is that of the command line.
+
+    Raises:
+        InputError: if the network is not trained, or something cannot be opened.
+    """
+    start = recipe.model
+    if not start.checkpoint:
+        raise InputError(f"{start.builder} is an untrained network; first: slimfer train --model {start.builder}")
+    verb, parent = sys.argv[1], start.checkpoint
+    with open_run(out, verb=verb, argv=sys.argv[1:], seed=seed, resume=resume, force=force, parent=parent) as run:
+        device = torch_device(common)
+        checkpoint, dataset = open_start(recipe)
+        assert checkpoint is not None
+        run.write_recipe(recipe.tables("data", "model", *tables))
+        yield Step(run, recipe, ("data", "model", *tables), checkpoint, dataset, device)
+
+
+def finish_step(step: Step, stages: "Sequence[tuple[str, Checkpoint, Path | None]]", hint: str) -> Answer:
+    """Keep the last network, judge all, write results.json.
+
+    Args:
+        step: the run.
+        stages: (name, network, folder of its training if it had one), the first is the control.
+        hint: the next command.
+    """
+    run, last = step.run, stages[-1][1]
+    last.save(run.path / "weights" / "best.safetensors")
+    results = document(
+        run,
+        str(run.record["verb"]),
+        [judge(name, checkpoint, step.dataset["validation"], step.device) for name, checkpoint, _ in stages],
+        model=last.spec.builder,
+        labels=list(last.labels),
+        data=describe_data(step.recipe.data.source, step.dataset),
+        recipe=step.recipe.tables(*step.tables),
+        curves=[{"stage": name, "rows": rows} for name, _, folder in stages if folder and (rows := read_curve(folder))],
+    )
+    return finish(run, results, hint)
