@@ -28,7 +28,7 @@ COUNT = SIDE * SIDE
 # The columns of fer2013new.csv that are among the seven, in the order of EMOTIONS.
 VOTE_COLUMNS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 
-_DIGITS = "0123456789 \t"
+_DIGITS = b"0123456789 \t"
 _CODES = {str(code): code for code in range(len(EMOTIONS))}
 
 
@@ -180,7 +180,7 @@ def _label(text: str) -> int:
 def _pixels(text: str) -> npt.NDArray[np.uint8]:
     """Parse the values of one picture: (2304,) uint8."""
     # Nothing but digits and spaces: then numpy's parser, which is fast and forgiving, has nothing to forgive.
-    if not text.strip(_DIGITS):
+    if not text.encode().translate(None, _DIGITS):
         values = np.fromstring(text, np.int64, sep=" ") if text.strip() else np.empty(0, np.int64)
         if len(values) == COUNT and values.max() <= 255:
             return values.astype(np.uint8)

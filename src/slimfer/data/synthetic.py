@@ -246,11 +246,10 @@ def _nose(canvas: Array, p: Mapping[str, Array], u: Array, v: Array, pixel: Arra
     base = np.maximum(np.abs(v - tip + 1.5 * u * u) - 0.018, np.abs(u) - 0.11)
     canvas = _paint(canvas, base, pixel, shade)
     # Wrinkles: a fold from each side of the nose down to the cheeks.
-    fold = np.abs(v - tip + 0.10 - 1.1 * (np.abs(u) - 0.16)) - 0.026
-    beside = np.abs(np.abs(u) - 0.22) - 0.09
-    fold = np.maximum(fold, beside)
-    shade = 1 - 0.45 * np.clip(p["nose_wrinkle"], 0, 1)
-    return _paint(canvas, fold, pixel, canvas * shade)
+    along = np.abs(v - tip + 0.10 - 1.1 * (np.abs(u) - 0.16)) - 0.026
+    fold = np.maximum(along, np.abs(np.abs(u) - 0.22) - 0.09)
+    folded = 1 - 0.45 * np.clip(p["nose_wrinkle"], 0, 1)
+    return _paint(canvas, fold, pixel, canvas * folded)
 
 
 def _mouth(canvas: Array, p: Mapping[str, Array], u: Array, v: Array, pixel: Array) -> Array:
