@@ -62,6 +62,11 @@ class Session:
             raise InputError(f"faces must be uint8 {('N', *expected)}, not {images.dtype} {images.shape}")
         return self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(images)})[0]
 
+    def run_all(self, images: npt.NDArray[np.uint8], *, batch: int = 256) -> npt.NDArray[np.float32]:
+        """Return (N, K) probabilities of any number of faces (N, C, H, W), `batch` at a time; N may be 0."""
+        rows = [self.run(images[start : start + batch]) for start in range(0, len(images), batch)]
+        return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+
     def _check_shapes(self) -> None:
         takes = self._session.get_inputs()[0].shape[1:]
         gives = self._session.get_outputs()[0].shape[1:]
