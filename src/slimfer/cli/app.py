@@ -34,6 +34,34 @@ class Verb:
 
 VERBS: tuple[Verb, ...] = (
     Verb(
+        "data inspect",
+        "slimfer.cli.data:inspect",
+        "Show what is in a dataset: splits, classes, sizes, and every problem found.",
+        (
+            "slimfer data inspect faces.zip",
+            "slimfer data inspect fer2013.csv --votes fer2013new.csv --strict",
+        ),
+    ),
+    Verb(
+        "data convert",
+        "slimfer.cli.data:convert",
+        "Write a dataset in another layout: packed (opens at once), folder, .csv or .zip.",
+        (
+            "slimfer data convert faces.zip faces",
+            "slimfer data convert faces fer2013.csv",
+            "slimfer data convert fer2013.csv faces --votes fer2013new.csv --force",
+        ),
+    ),
+    Verb(
+        "data synth",
+        "slimfer.cli.data:synth",
+        "Draw synthetic faces with seven expressions.",
+        (
+            "slimfer data synth faces --train 2000 --validation 500 --test 500",
+            "slimfer data synth faces --to packed --seed 1",
+        ),
+    ),
+    Verb(
         "train",
         "slimfer.cli.train:train",
         "Train a network; the epoch is chosen on the validation split.",
