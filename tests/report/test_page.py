@@ -143,6 +143,15 @@ def test_write_report_writes_page_and_charts(compressed, tmp_path):
     assert (tmp_path / "plots" / "confusion_dense.svg").read_text().startswith("<svg")
 
 
+def test_a_stage_called_after_a_path_writes_no_file_elsewhere(compressed, tmp_path):
+    compressed["stages"][0]["name"] = compressed["curves"][0]["stage"] = "../../runs/model.onnx"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text(json.dumps(compressed))
+    write_report(tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert all(path.parent.name in ("run", "plots") for path in tmp_path.rglob("*.*"))
+
+
 def test_write_report_of_a_folder_without_results(tmp_path):
     with pytest.raises(InputError, match=r"results\.json: no such file"):
         write_report(tmp_path)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimfer.errors import InputError
+from slimfer.model.mode import evaluating
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -88,7 +89,7 @@ def complexity(net: nn.Module, channels: int, image: int) -> Complexity:
     counter = _Counter(net)
     like = next(net.parameters(), torch.zeros(()))
     x = torch.zeros(1, channels, image, image, device=like.device, dtype=like.dtype)
-    with _evaluation(net), torch.no_grad(), counter.watching(), counter:
+    with evaluating(net), torch.no_grad(), counter.watching(), counter:
         try:
             net(x)
         except RuntimeError as error:
@@ -182,15 +183,3 @@ def _macs_per_element(module: nn.Module) -> int:
     if isinstance(module, CONVOLUTIONS):
         return module.in_channels // module.groups * math.prod(module.kernel_size)
     return module.in_features if isinstance(module, nn.Linear) else 0
-
-
-@contextmanager
-def _evaluation(net: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode and give each its own mode back."""
-    modes: dict[nn.Module, bool] = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

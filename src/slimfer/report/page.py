@@ -11,7 +11,7 @@ import tomli_w
 
 from slimfer.files import write_text
 from slimfer.report.numbers import MISSING, milliseconds, percent, size, times, whole
-from slimfer.report.plots import charts
+from slimfer.report.plots import chart_name, charts
 from slimfer.report.results import Results, Stage, load_results, points_lost, size_ratio, speed_ratio
 from slimfer.report.tables import Table, pictures, stage_table, summary
 
@@ -62,7 +62,7 @@ def _content(results: Results) -> dict[str, Any]:
         "curves": [_curve(curve) for curve in results.curves if curve["rows"]],
         "matrices": [
             {
-                "chart": f"confusion_{stage.name}",
+                "chart": chart_name("confusion", stage.name),
                 "caption": f"{stage.title}: answers in % of the pictures of each class.",
             }
             for stage in {stage.name: stage for stage in (*scored[:1], *scored[-1:])}.values()
@@ -174,6 +174,8 @@ def _curve(curve: Mapping[str, Any]) -> dict[str, Any]:
     cells = tuple(tuple(_value(row.get(name)) for name in header) for row in rows)
     return {
         "stage": curve["stage"],
+        "accuracy": chart_name("accuracy", curve["stage"]),
+        "loss": chart_name("loss", curve["stage"]),
         "title": f"{curve['stage']}, {len(rows)} epochs",
         "best": f"best {percent(best['val/accuracy'])} % in epoch {best['epoch']:g}.",
         "table": Table(header, cells, (True,) * len(header)),

@@ -51,8 +51,8 @@ def charts(results: Results) -> dict[str, str]:
     drawn: dict[str, str] = {}
     for curve in results.curves:
         if curve["rows"]:
-            drawn[f"accuracy_{curve['stage']}"] = accuracy_curve(curve["stage"], curve["rows"])
-            drawn[f"loss_{curve['stage']}"] = loss_curve(curve["stage"], curve["rows"])
+            drawn[chart_name("accuracy", curve["stage"])] = accuracy_curve(curve["stage"], curve["rows"])
+            drawn[chart_name("loss", curve["stage"])] = loss_curve(curve["stage"], curve["rows"])
     scored = [stage for stage in results.stages if stage.scores is not None]
     if len(scored) > 1:
         drawn["stage_accuracy"] = stage_accuracy(scored)
@@ -63,11 +63,16 @@ def charts(results: Results) -> dict[str, str]:
     if results.layers:
         drawn["layers"] = layers(results.layers)
     for stage in {id(stage): stage for stage in (*scored[:1], *scored[-1:])}.values():
-        drawn[f"confusion_{stage.name}"] = confusion_matrix(stage, results.labels)
+        drawn[chart_name("confusion", stage.name)] = confusion_matrix(stage, results.labels)
     judged = [stage for stage in results.stages if stage.reliability]
     if judged:
         drawn["reliability"] = reliability([judged[0], judged[-1]] if len(judged) > 1 else judged)
     return drawn
+
+
+def chart_name(kind: str, stage: str) -> str:
+    """Return the name of a stage's chart, fit for a file: stages may be called after paths."""
+    return f"{kind}_{re.sub(r'[^A-Za-z0-9_-]+', '-', stage)}"
 
 
 # --- training ------------------------------------------------------------------------------------------------------
