@@ -152,6 +152,7 @@ class _Follower(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule, channels: int) -> None:
         super().__init__(graph)
+        self.extra_traceback = False  # else fx adds six lines to each error
         self.channels = channels
         self.parent: list[int] = []
         self.atoms: dict[fx.Node, Atoms] = {}

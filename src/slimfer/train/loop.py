@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -164,11 +165,11 @@ class _Trainer:
         self.device = torch.device(device)
         self.bf16 = uses_bf16(config.precision, device)
         self.net = _placed(start.build(), self.device).train()
-        self.images = torch.from_numpy(np.ascontiguousarray(train.images)).to(self.device)
-        self.targets = torch.from_numpy(train.targets()).to(self.device)
+        self.images = _tensor(train.images, self.device)
+        self.targets = _tensor(train.targets(), self.device)
         self.class_weights: Tensor | None = None
         if config.class_weights == "balanced":
-            self.class_weights = balanced_weights(torch.from_numpy(train.labels), len(train.classes)).to(self.device)
+            self.class_weights = balanced_weights(_tensor(train.labels, self.device), len(train.classes))
         self.steps = len(train) // config.batch_size
         self.optimizer = _optimizer(self.net, config)
         self.average = WeightAverage(self.net, config.average)
@@ -387,6 +388,11 @@ def _optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def _tensor(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Return the array in memory; it is copied only if it is a read-only map or not in one piece."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
 
 
 def _placed(net: nn.Module, device: torch.device) -> nn.Module:
