@@ -1,0 +1,131 @@
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from bench import control, inference, run, train_speed
+from slimfer.export.onnx import to_onnx
+from slimfer.labels import EMOTIONS
+from slimfer.model.spec import NetSpec
+from slimfer.train.config import AugmentConfig
+from slimfer.train.loop import initial
+
+STILL = AugmentConfig(flip=False, rotate=0, shift=0, scale=0, light=0, erase=0)
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def face(side=48):
+    return np.random.default_rng(0).integers(0, 256, (1, side, side), np.uint8)
+
+
+def test_the_control_without_augmentation_only_normalizes():
+    x = control.transform(control.picture(face()), STILL)
+    assert torch.allclose(x, torch.from_numpy(face()).float() / 127.5 - 1, atol=1e-6)
+
+
+def test_the_control_shifts_by_what_it_says(monkeypatch):
+    """With every draw at its upper end, a shift of 1/8 moves the picture by 6 of 48 pixels, right and down."""
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    x = control.transform(control.picture(face()), AugmentConfig(**{**vars(STILL), "shift": 0.125}))
+    still = control.transform(control.picture(face()), STILL)
+    assert torch.allclose(x[:, 6:, 6:], still[:, :-6, :-6], atol=0.02)
+
+
+def test_the_control_turns_about_the_centre(monkeypatch):
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    x = control.transform(control.picture(face()), AugmentConfig(**{**vars(STILL), "rotate": 90}))
+    still = control.transform(control.picture(face()), STILL)
+    assert torch.allclose(x[0], torch.rot90(still[0], -1), atol=0.02)
+
+
+def test_the_control_erases_a_rectangle():
+    random.seed(1)
+    x = control.transform(control.picture(face()), AugmentConfig(**{**vars(STILL), "erase": 1.0}))
+    rows, columns = np.nonzero((x[0] == 0).numpy())
+    assert 0.01 < len(rows) / x[0].numel() < 0.25
+    assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_control_learns(workers):
+    """One batch, again and again: the loss of the plain loop must fall."""
+    spec = NetSpec("mobile", args={"width": 0.25})
+    frames = train_speed._noise(32, spec)
+    net = train_speed.build(spec)
+    x, labels = torch.from_numpy(frames.images).float() / 127.5 - 1, torch.from_numpy(frames.labels)
+    config = train_speed.TrainConfig(epochs=1, batch_size=16, lr=0.05, label_smoothing=0.0, augment=STILL)
+
+    def loss():
+        with torch.no_grad():
+            return float(torch.nn.functional.cross_entropy(net(x), labels))
+
+    before = loss()
+    moments = [moment for _ in range(4) for moment in control.train_steps(net, frames, config, workers)]
+    assert len(moments) == 8
+    assert moments == sorted(moments)
+    assert loss() < before
+
+
+def test_train_speed_has_a_row_for_everyone_and_ratios_to_the_fastest_control(tmp_path, capsys):
+    out = tmp_path / "speed.json"
+    run.main(["train_speed", "--smoke", "--out", str(out)])
+    result = json.loads(out.read_text())
+    rows = {row["contestant"]: row for row in result["rows"]}
+    assert list(rows) == ["control, 0 workers", "slimfer, fp32", "slimfer"]
+    assert rows["control, 0 workers"]["ratio"] == 1
+    for row in rows.values():
+        assert 0 < row["lowest"] <= row["images_per_s"] <= row["highest"]
+        share = 6 * row["macs"] * row["images_per_s"] / (1e9 * row["matrix_gflops"])
+        assert row["matrix_share"] == pytest.approx(share)
+    assert rows["slimfer"]["ratio"] == rows["slimfer"]["images_per_s"] / rows["control, 0 workers"]["images_per_s"]
+    assert result["machine"]["cpu"] in capsys.readouterr().out
+
+
+def test_inference_puts_the_control_first(tmp_path, capsys):
+    checkpoint = initial(NetSpec("mobile", args={"width": 0.25}), EMOTIONS, seed=0)
+    checkpoint.save(tmp_path / "dense.safetensors")
+    (tmp_path / "model.onnx").write_bytes(to_onnx(checkpoint))
+    out = tmp_path / "inference.json"
+    models = [str(tmp_path / "model.onnx")]
+    run.main(
+        [
+            "inference",
+            "--smoke",
+            "--control",
+            str(tmp_path / "dense.safetensors"),
+            "--out",
+            str(out),
+            "--models",
+            *models,
+        ]
+    )
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["contestant"] for row in rows] == ["control: float, torch", "1: model"]
+    assert (rows[0]["smaller"], rows[0]["faster"]) == (1, 1)
+    assert rows[1]["bytes"] == (tmp_path / "model.onnx").stat().st_size
+    assert rows[1]["faster"] == rows[0]["latency_ms"]["median"] / rows[1]["latency_ms"]["median"]
+    assert "| 1: model |" in capsys.readouterr().out
+
+
+def test_inference_without_models_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["inference"])
+    assert stopped.value.code == 2
+    assert "--control CHECKPOINT" in capsys.readouterr().err
+
+
+def test_torch_and_artifact_do_the_same_work():
+    """The contestants must agree in what they compute, or the comparison means nothing."""
+    checkpoint = initial(NetSpec("mobile", args={"width": 0.25}), EMOTIONS, seed=0)
+    images = inference._noise(4, 1, 48)
+    answer = inference._torch_job(checkpoint.build(), images)()
+    assert np.allclose(answer.numpy(), inference.Session(to_onnx(checkpoint)).run(images), atol=1e-5)
