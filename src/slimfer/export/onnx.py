@@ -147,7 +147,7 @@ class _Writer(fx.Interpreter):
 
     def constant(self, value: npt.ArrayLike | Tensor) -> str:
         """Return the name of an initializer; equal ones are stored once."""
-        array = np.array(value.detach() if isinstance(value, Tensor) else value, order="C")
+        array = np.array(value.detach().numpy() if isinstance(value, Tensor) else value, order="C")
         array = array.astype(np.float32) if array.dtype == np.float64 else array
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self.constants:
