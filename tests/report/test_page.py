@@ -122,6 +122,14 @@ def test_a_bare_training_has_a_page_too(trained):
     assert not ids & {"checks", "layers", "classes", "reliability"}
 
 
+@pytest.mark.parametrize("kind", ["bench", "evaluate"])
+def test_other_verbs_have_a_page_too(compressed, kind):
+    wanted = {"bench": ("name", "title", "bytes", "latency_ms"), "evaluate": ("name", "title", "scores")}[kind]
+    stages = [{key: stage[key] for key in wanted} for stage in compressed["stages"]]
+    page = render(parse_results({"format": 1, "kind": kind, "labels": compressed["labels"], "stages": stages}))
+    assert f"slimfer {kind}" in "".join(read(page).text)
+
+
 def test_text_from_outside_is_escaped(compressed):
     attack = '<img src="http://x" onerror="alert(1)">'
     compressed["model"] = compressed["command"] = compressed["checks"][0]["note"] = attack

@@ -53,6 +53,16 @@ def test_summary_of_a_bare_training(trained):
     assert summary(parse_results(trained)) == "mobile."
 
 
+def test_summary_of_a_benchmark_names_the_fastest(compressed):
+    stages = compressed["stages"]
+    told = summary(parse_results({"format": 1, "kind": "bench", "stages": stages}))
+    assert (
+        told == "The fastest is Slimmed, int8, onnxruntime: 0.230 ms per picture, 30.0× faster than Dense, fp32, torch."
+    )
+    told = summary(parse_results({"format": 1, "kind": "bench", "stages": stages[::-1]}))
+    assert told == "The fastest is Slimmed, int8, onnxruntime: 0.230 ms per picture."
+
+
 @pytest.mark.parametrize(
     ("machine", "text"),
     [({}, ""), ({"cpu": "X", "cores": 2, "bf16": True, "vnni": False, "note": None}, "X, cores 2, bf16")],

@@ -44,13 +44,12 @@ def render(results: Results, drawn: Mapping[str, str] | None = None) -> str:
 def _content(results: Results) -> dict[str, Any]:
     """Return everything that the template shows besides the charts, as text."""
     data = results.data
-    model = str(data.get("model", results.first.title))
     scored = [stage for stage in results.stages if stage.scores is not None]
     return {
         "kind": results.kind,
-        "title": model,
+        "title": "Comparison" if results.kind == "bench" else str(data.get("model", results.first.title)),
         "summary": summary(results),
-        "figures": _figures(results),
+        "figures": [] if results.kind == "bench" else _figures(results),
         "several": len(results.stages) > 1,
         "stages": stage_table(results),
         "stages_caption": _stages_caption(results),

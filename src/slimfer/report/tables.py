@@ -1,5 +1,6 @@
 """The result of a run as a sentence and as text cells, for the terminal, the README and the page alike."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,19 +26,36 @@ class Table:
 
 def summary(results: Results) -> str:
     """Return one sentence: from what to what, at what price."""
-    first, last = results.first, results.last
-    model = results.data.get("model", first.title)
     if len(results.stages) == 1:
-        reached = (
-            "" if first.accuracy is None else f" reads {percent(first.accuracy)} % of {pictures(results)} correctly"
-        )
-        facts = [
-            f"{count(first.params)} parameters" if first.params else "",
-            size(first.bytes) if first.bytes else "",
-            f"{milliseconds(first.median_ms)} ms per picture" if first.median_ms else "",
-        ]
-        told = ", ".join(fact for fact in facts if fact)
-        return f"{model}{reached}{f' ({told})' if told else ''}."
+        return _reading(results)
+    return _comparison(results) if results.kind == "bench" else _change(results)
+
+
+def _reading(results: Results) -> str:
+    """Tell what one network does and costs."""
+    only = results.first
+    reached = "" if only.accuracy is None else f" reads {percent(only.accuracy)} % of {pictures(results)} correctly"
+    facts = [
+        f"{count(only.params)} parameters" if only.params else "",
+        size(only.bytes) if only.bytes else "",
+        f"{milliseconds(only.median_ms)} ms per picture" if only.median_ms else "",
+    ]
+    told = ", ".join(fact for fact in facts if fact)
+    return f"{results.data.get('model', only.title)}{reached}{f' ({told})' if told else ''}."
+
+
+def _comparison(results: Results) -> str:
+    """Tell which of several networks is the fastest."""
+    fastest = min(results.stages, key=lambda stage: stage.median_ms or math.inf)
+    told = f"The fastest is {fastest.title}: {milliseconds(fastest.median_ms)} ms per picture"
+    if fastest is results.first:
+        return f"{told}."
+    return f"{told}, {times(speed_ratio(results, fastest))} faster than {results.first.title}."
+
+
+def _change(results: Results) -> str:
+    """Tell what a chain of steps made of its first network."""
+    first, last = results.first, results.last
     parts = []
     if first.bytes and last.bytes:
         parts.append(f"from {size(first.bytes)} to {size(last.bytes)} ({times(size_ratio(results, last))} smaller)")
@@ -46,9 +64,10 @@ def summary(results: Results) -> str:
             f"from {milliseconds(first.median_ms)} to {milliseconds(last.median_ms)} ms per picture"
             f" ({times(speed_ratio(results, last))} faster)"
         )
+    model = results.data.get("model", first.title)
     text = f"{model} went {' and '.join(parts)}" if parts else f"{model} has {len(results.stages)} stages"
     lost = points_lost(results, last)
-    if lost is not None and first.accuracy is not None and last.accuracy is not None:
+    if lost is not None:
         price = "without losing accuracy" if lost <= 0 else f"for {lost:.2f} points of accuracy"
         text += f", {price}: {percent(first.accuracy)} → {percent(last.accuracy)} % on {pictures(results)}"
     return text + "."
