@@ -124,6 +124,16 @@ VERBS: tuple[Verb, ...] = (
         ("slimfer export runs/first --out model.onnx", "slimfer export runs/first -o model.onnx --force --json"),
     ),
     Verb(
+        "predict",
+        "slimfer.cli.predict:predict",
+        "Read the expression of face crops; a picture that cannot be read is a status in the answer, not an error.",
+        (
+            "slimfer predict face.jpg --model model.onnx",
+            "slimfer predict faces/ --recursive --model runs/small --format csv > answers.csv",
+            "cat face.jpg | slimfer predict - --model model.onnx --json",
+        ),
+    ),
+    Verb(
         "report",
         "slimfer.cli.report:report",
         "Write RUN/report.html, one self-contained page, from RUN/results.json.",
@@ -153,13 +163,12 @@ def make_app(verbs: Sequence[Verb]) -> App:
         version_flags=("-V", "--version"),
         help_format="plaintext",
     )
+    for group, line in GROUPS.items():
+        examples = [verb.examples[0] for verb in verbs if verb.name.startswith(f"{group} ")]
+        app.command(App(name=group, help=line, help_epilogue=_examples(*examples)))
     for verb in verbs:
-        parent, name = app, verb.name
-        if " " in name:
-            group, _, name = name.partition(" ")
-            if group not in app:
-                app.command(App(name=group, help=GROUPS[group]))
-            parent = app[group]
+        group, _, name = verb.name.rpartition(" ")
+        parent = app[group] if group else app
         parent.command(verb.target, name=name, help=verb.help, help_epilogue=_examples(*verb.examples))
     return app
 

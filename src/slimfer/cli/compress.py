@@ -28,7 +28,6 @@ from slimfer.cli.progress import Watch, showing
 from slimfer.cli.record import describe_data, document, finish
 from slimfer.cli.start import fresh_spec, name_start, open_start
 from slimfer.compress.config import QuantizeConfig
-from slimfer.errors import VerificationError
 from slimfer.recipes import Recipe
 from slimfer.runs import RunFolder, open_run
 
@@ -96,6 +95,7 @@ def compress(
 def _compress(run: RunFolder, recipe: Recipe, common: Common) -> Answer:
     from slimfer.compress.pipeline import run_steps
     from slimfer.export.deliver import deliver
+    from slimfer.export.parity import require
     from slimfer.report.page import write_report
 
     device = torch_device(common)
@@ -132,7 +132,5 @@ def _compress(run: RunFolder, recipe: Recipe, common: Common) -> Answer:
     )
     answer = finish(run, results, f"slimfer predict FACE.jpg --model {run.path / 'model.onnx'}")
     page = write_report(run.path)
-    if failed := [check for check in checks if not check.passed]:
-        told = "; ".join(f"{check.name} is {check.value}, limit {check.limit}" for check in failed)
-        raise VerificationError(f"the artifact was not verified: {told} ({page} tells more)")
+    require(checks)
     return replace(answer, view=(*answer.view, f"report: {page}"))
