@@ -16,7 +16,8 @@ from slimfer.export.onnx import to_onnx
 from slimfer.export.parity import Check, verify
 from slimfer.files import atomic_write
 from slimfer.metrics import reliability, score
-from slimfer.model.complexity import complexity
+from slimfer.model.complexity import Complexity, complexity
+from slimfer.model.zoo import build
 from slimfer.preprocess import normalize
 from slimfer.runtime.session import Session
 from slimfer.timing import interleave, rate
@@ -88,7 +89,7 @@ def deliver(
 
 def layer_changes(before: Checkpoint, after: Checkpoint) -> list[dict[str, Any]]:
     """Return per convolution and linear layer what the cut changed: outputs, parameters, MACs."""
-    costs = [complexity(c.build(), c.spec.channels, c.spec.image) for c in (before, _float(after))]
+    costs = [_cost(checkpoint) for checkpoint in (before, after)]
     narrowed = {layer.name: layer for layer in costs[1].layers}
     changes = []
     for layer in costs[0].layers:
@@ -149,7 +150,9 @@ def _torch_run(checkpoint: Checkpoint) -> Run:
 
 def _timed(rows: Sequence[Row], validation: Frames, rounds: int) -> Iterable[dict[str, Any]]:
     """Measure latency and throughput of all rows in one interleaved run, on one thread."""
-    one, many = (np.ascontiguousarray(np.resize(validation.images, (n, *validation.images.shape[1:]))) for n in (1, BATCH))
+    one, many = (
+        np.ascontiguousarray(np.resize(validation.images, (n, *validation.images.shape[1:]))) for n in (1, BATCH)
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -158,8 +161,7 @@ def _timed(rows: Sequence[Row], validation: Frames, rounds: int) -> Iterable[dic
     finally:
         torch.set_num_threads(threads)
     for row in rows:
-        spec = row.checkpoint.spec
-        cost = complexity(_float(row.checkpoint).build(), spec.channels, spec.image)
+        cost = _cost(row.checkpoint)
         yield {
             "name": row.name,
             "title": row.title,
@@ -184,9 +186,10 @@ def _answers(session: Session, frames: Frames, batch: int = 256) -> npt.NDArray[
     return np.concatenate([session.run(np.ascontiguousarray(frames.images[i : i + batch])) for i in starts])
 
 
-def _float(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the float network of a quantized checkpoint: same structure, so the same costs."""
-    return Checkpoint(checkpoint.spec, checkpoint.weights, checkpoint.labels) if checkpoint.quant else checkpoint
+def _cost(checkpoint: Checkpoint) -> Complexity:
+    """Count the structure; quantizers do not change it."""
+    spec = checkpoint.spec
+    return complexity(build(spec), spec.channels, spec.image)
 
 
 def _headline(scores: Mapping[str, Any]) -> dict[str, Any]:
