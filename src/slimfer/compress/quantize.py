@@ -128,6 +128,8 @@ def quantize(
         if correct_bias:
             some = np.random.default_rng(seed).permutation(len(frames))[:CORRECTION_IMAGES]
             correct_biases(graph, to_tensor(frames.take(np.sort(some))))
+        for layer in quant_layers(graph):
+            layer.module.round_bias(float(layer.source.scale))
     record: dict[str, Any] = {
         "bits": bits,
         "method": method,

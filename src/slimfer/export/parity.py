@@ -88,7 +88,7 @@ def verify(
         checkpoint: what it was written from.
         frames: pictures to compare the answers on.
         reference: a float network that the artifact must beat in bytes and in time; None leaves these checks out.
-        min_sqnr: dB, against the torch network; 25 for integers and 80 for floats by default.
+        min_sqnr: dB, against the torch network; 35 for integers and 80 for floats by default.
         min_agreement: share of pictures with the same label.
         min_smaller: bytes of the reference's artifact divided by the artifact's, to be exceeded.
         min_faster: its median batch-1 latency divided by the artifact's, one thread, to be exceeded.
@@ -102,7 +102,7 @@ def verify(
     artifact = open_artifact(model)
     net = checkpoint.build()
     checks = list(_integer_checks(artifact, net)) if checkpoint.quant else []
-    limit = min_sqnr if min_sqnr is not None else 25.0 if checkpoint.quant else 80.0
+    limit = min_sqnr if min_sqnr is not None else 35.0 if checkpoint.quant else 80.0
     logits = predict_logits(net, frames)
     few = np.linspace(0, len(frames) - 1, min(len(frames), UNOPTIMIZED_IMAGES)).astype(np.int64)
     here = Session(artifact).run_all(frames.images)
