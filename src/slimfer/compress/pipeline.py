@@ -125,6 +125,8 @@ def run_steps(
     classes = dataset["train"].classes
     if isinstance(start, Checkpoint) and start.labels != classes:
         raise InputError(f"the network reads {', '.join(start.labels)}, the data has {', '.join(classes)}")
+    if isinstance(start, Checkpoint) and start.quant:
+        raise InputError("the network is quantized already; start from the float network that it was made from")
     steps = plan(config, trained=isinstance(start, Checkpoint))
     _claim(folder, start, config, steps)
     stages: list[Stage] = []

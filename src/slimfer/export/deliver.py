@@ -63,12 +63,12 @@ def deliver(
         rounds: turns of each stage in the timing.
         note: told what is being done.
     """
-    validation_rows = []
+    scored: list[Row] = []
     for stage in stages:
         note(f"scoring {stage.name}")
-        validation_rows += list(_rows(stage, stages[-1], validation))
+        scored += _rows(stage, validation)
     note("timing all stages, interleaved, one thread")
-    rows = list(_timed(validation_rows, validation, rounds))
+    rows = list(_timed(scored, validation, rounds))
 
     first, last = stages[0].checkpoint, stages[-1].checkpoint
     artifact = to_onnx(last, scores=_headline(rows[-1]["scores"]), recipe=recipe)
@@ -111,20 +111,24 @@ def layer_changes(before: Checkpoint, after: Checkpoint) -> list[dict[str, Any]]
     return changes
 
 
-def _rows(stage: Stage, last: Stage, validation: Frames) -> Iterable[Row]:
-    """Give the rows of one stage: in torch while it is float; the end of the float chain and integers in onnxruntime."""
+# Stages that are also run in onnxruntime, so that what the runtime brings is told from what the cut brings.
+IN_RUNTIME = ("start", "train", "finetune", "quantize")
+
+
+def _rows(stage: Stage, validation: Frames) -> Iterable[Row]:
+    """Give the rows of one stage: float networks in torch, the important ones in onnxruntime as well."""
     checkpoint = stage.checkpoint
     model = to_onnx(checkpoint)
     if not checkpoint.quant:
         probabilities = softmax(predict_logits(checkpoint.build(), validation))
         title = TITLES[stage.kind] + ", fp32, torch"
         yield Row(stage.name, title, "torch", checkpoint, len(model), probabilities, _torch_run(checkpoint))
-    if checkpoint.quant or stage.kind == "finetune" or stage is last:
+    if stage.kind in IN_RUNTIME:
         kind = "int8" if checkpoint.quant else "fp32"
         title = TITLES[stage.kind] + f", {kind}, onnxruntime"
         session = Session(model)
         name = stage.name if checkpoint.quant else f"{stage.name}-onnx"
-        yield Row(name, title, "onnxruntime", checkpoint, len(model), _answers(session, validation), session.run)
+        yield Row(name, title, "onnxruntime", checkpoint, len(model), session.run_all(validation.images), session.run)
 
 
 TITLES = {
@@ -179,11 +183,6 @@ def _timed(rows: Sequence[Row], validation: Frames, rounds: int) -> Iterable[dic
 
 def _job(run: Run, images: npt.NDArray[np.uint8]) -> Callable[[], object]:
     return lambda: run(images)
-
-
-def _answers(session: Session, frames: Frames, batch: int = 256) -> npt.NDArray[np.float32]:
-    starts = range(0, len(frames), batch)
-    return np.concatenate([session.run(np.ascontiguousarray(frames.images[i : i + batch])) for i in starts])
 
 
 def _cost(checkpoint: Checkpoint) -> Complexity:
