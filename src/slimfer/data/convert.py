@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from slimfer.data.archive import FolderTree
 from slimfer.data.fer2013 import write_csv
 from slimfer.data.folder import write_folder, write_zip
 from slimfer.data.frames import Dataset
-from slimfer.data.packed import HEADER, write_packed
-from slimfer.data.splits import split_of
+from slimfer.data.packed import HEADER, is_packed_file, write_packed
+from slimfer.data.splits import SPLITS
 from slimfer.errors import InputError
 
 WRITERS: Mapping[str, Callable[[Path, Dataset], None]] = {
@@ -49,28 +50,29 @@ def check_target(target: Path, *, source: Path | None = None, force: bool = Fals
     if source is not None:
         here, there = target.resolve(), source.resolve()
         if here == there or here in there.parents or there in here.parents:
-            raise InputError(f"{target} and {source} lie in each other; write somewhere else")
+            raise InputError(f"{target} and {source} are the same or one inside the other; write somewhere else")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not force:
         raise InputError(f"{target} is there already; --force replaces it")
     if not _is_dataset(target):
-        raise InputError(f"{target} is no dataset of slimfer, so --force does not replace it; remove it yourself")
+        raise InputError(f"{target} holds more than a dataset that slimfer wrote, so --force does not replace it")
 
 
 def write(target: Path, dataset: Dataset, layout: str) -> None:
     """Write `dataset` to `target`, all of it or nothing.
 
     Raises:
-        InputError: if the layout cannot hold the dataset, or `target` is a file where a folder belongs, or the reverse.
+        InputError: if the layout cannot hold the dataset.
     """
-    if target.exists() and target.is_dir() != (layout in ("packed", "folder")):
-        raise InputError(f"{target} is a {'folder' if target.is_dir() else 'file'}; remove it yourself")
     WRITERS[layout](target, dataset)
 
 
 def _is_dataset(target: Path) -> bool:
-    """Return whether `target` looks like something that `write` wrote: a wrong yes would delete a user's files."""
+    """Return whether `target` is nothing but what `write` writes: a wrong yes would delete a user's files."""
     if target.is_file():
         return target.suffix.lower() in (".csv", ".zip")
-    return (target / HEADER).is_file() or all(split_of(path.name) for path in target.iterdir())
+    files = FolderTree(target).files
+    if HEADER in files:
+        return all(is_packed_file(name) for name in files)
+    return all(name.count("/") == 2 and name.split("/")[0] in SPLITS and name.endswith(".png") for name in files)

@@ -35,6 +35,10 @@ class Frames:
             raise InputError(f"{len(self.images)} images but {len(self.labels)} labels")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
             raise InputError(f"labels must be between 0 and {len(self.classes) - 1}")
+        if self.votes is not None and self.votes.shape != (len(self.labels), len(self.classes)):
+            raise InputError(f"votes must be ({len(self.labels)}, {len(self.classes)}), not {self.votes.shape}")
+        if self.names and len(self.names) != len(self.labels):
+            raise InputError(f"{len(self.labels)} labels but {len(self.names)} names")
 
     def __len__(self) -> int:
         """Return the number of pictures."""

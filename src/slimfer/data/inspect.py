@@ -21,7 +21,7 @@ Group = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found; names are those of the pictures, after `split: `.
+    """What `inspect` found; names are those of the pictures, with their split.
 
     Attributes:
         source: as it was asked for.
@@ -164,4 +164,5 @@ def _names(dataset: Dataset, group: Sequence[_Place], *, labels: bool = False) -
 def _name(dataset: Dataset, place: _Place) -> str:
     split, i = place
     names = dataset[split].names
-    return f"{split}: {names[i] if names else i}"
+    name = names[i] if names else str(i)
+    return name if name.startswith(f"{split}/") else f"{split}: {name}"

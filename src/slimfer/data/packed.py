@@ -30,11 +30,18 @@ FORMAT = 1
 HEADER = "dataset.json"
 
 _DTYPES = {"images.u8": "uint8", "labels.i64": "<i8", "votes.f32": "<f4"}
+_NAMES = "names.json"
 
 
 def is_packed(path: Path) -> bool:
     """Return whether `path` is a folder with a header of ours."""
     return (path / HEADER).is_file()
+
+
+def is_packed_file(name: str) -> bool:
+    """Return whether a packed folder has files of this name."""
+    split, _, kind = name.partition(".")
+    return name == HEADER or (split in SPLITS and kind in (*_DTYPES, _NAMES))
 
 
 def write_packed(path: Path, dataset: Dataset) -> None:
@@ -76,7 +83,7 @@ def _parts(frames: Frames) -> dict[str, bytes | memoryview]:
         for kind, array in arrays.items()
     }
     # Surrogates from undecodable file names survive as escapes.
-    return {**parts, "names.json": json.dumps(frames.names).encode()}
+    return {**parts, _NAMES: json.dumps(frames.names).encode()}
 
 
 def _read_header(path: Path) -> Mapping[str, Any]:
@@ -105,13 +112,13 @@ def _read_split(path: Path, split: str, entry: Mapping[str, Any], request: Reque
         )
     for name, stated in entry["files"].items():
         _check(path / name, stated, request.witness)
-    for_votes = f"{split}.votes.f32"
+    votes = f"{split}.votes.f32"
     return Frames(
         _map(path / f"{split}.images.u8", (count, channels, height, width)),
         np.fromfile(path / f"{split}.labels.i64", "<i8").astype(np.int64),
         tuple(entry["classes"]),
-        votes=_votes(path / for_votes, count) if for_votes in entry["files"] else None,
-        names=tuple(read_json(path / f"{split}.names.json")),
+        votes=_votes(path / votes, count) if votes in entry["files"] else None,
+        names=tuple(read_json(path / f"{split}.{_NAMES}")),
     )
 
 
