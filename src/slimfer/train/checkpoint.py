@@ -51,7 +51,8 @@ class Checkpoint:
                 return load_quantized(net, self.weights, self.quant)
             net.load_state_dict(dict(self.weights))
         except RuntimeError as error:
-            raise InputError(f"weights do not fit the network {self.spec.builder}: {error}") from None
+            reason = " ".join(str(error).split())[:200]  # torch lists every layer, on lines of their own
+            raise InputError(f"weights do not fit the network {self.spec.builder}: {reason}") from None
         return net.eval()
 
     def after(self, step: str, net: nn.Module, *, spec: NetSpec | None = None, **record: Any) -> "Checkpoint":

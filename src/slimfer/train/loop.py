@@ -244,7 +244,7 @@ class _Trainer:
         self.hits += (logits.detach().argmax(1) == hard).sum()
         if self.device.type != "cpu":
             return math.nan
-        self._check_finite(loss.detach())
+        self._check_finite(float(loss.detach()))
         return float(loss.detach())
 
     def finish_epoch(self, clock: float) -> None:
@@ -252,9 +252,9 @@ class _Trainer:
         for hook in self.hooks:
             hook.after_epoch(self.net, self.epoch)
         judged = self._judged()
-        probabilities = softmax(predict_logits(judged, self.validation, bf16=self.bf16))
-        scores = score(probabilities, self.validation.labels, self.validation.classes)
-        self._check_finite(self.loss_sum + scores["nll"])
+        logits = predict_logits(judged, self.validation, bf16=self.bf16)
+        self._check_finite(float(self.loss_sum), float(np.abs(logits).max()))
+        scores = score(softmax(logits), self.validation.labels, self.validation.classes)
         count = self.steps * config.batch_size
         self.seconds = clock + time.monotonic()
         row = {
@@ -297,11 +297,11 @@ class _Trainer:
         }
         return Checkpoint(self.start.spec, weights, self.start.labels, (*self.start.lineage, record))
 
-    def _check_finite(self, loss: Tensor) -> None:
-        if not math.isfinite(float(loss)):
+    def _check_finite(self, *values: float) -> None:
+        if not all(math.isfinite(value) for value in values):
             raise InputError(
-                f"training diverged in epoch {self.epoch + 1}, at step {self.step + 1} or before: the loss is "
-                f"{float(loss)}; lower lr (it is {self.config.lr}) or raise warmup (it is {self.config.warmup})"
+                f"training diverged in epoch {self.epoch + 1}, at step {min(self.step + 1, self.steps)} or before: loss "
+                f"or outputs are not finite; lower lr (it is {self.config.lr}) or raise warmup ({self.config.warmup})"
             )
 
     def _stopped_early(self) -> bool:
@@ -314,7 +314,7 @@ class _Trainer:
         return self.run / "weights" / "last.state"
 
     def save(self) -> None:
-        self._check_finite(self.loss_sum)  # never overwrite a good state by a broken one
+        self._check_finite(float(self.loss_sum))  # never overwrite a good state by a broken one
         parts: dict[str, Mapping[str, Tensor]] = {
             "net": weights_of(self.net),
             "best": self.best,
