@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# How long one example takes says something about the machine, not about the law.
+settings.register_profile("slimfer", deadline=None)
+settings.load_profile("slimfer")
 
 
 @pytest.fixture(scope="session")

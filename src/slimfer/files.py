@@ -40,7 +40,7 @@ def atomic_open(path: Path | str) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def atomic_write(path: Path | str, data: bytes) -> None:
@@ -57,8 +57,8 @@ def atomic_write(path: Path | str, data: bytes) -> None:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Give an empty folder to fill, which becomes `path` when the block ends well; on an error nothing stays.
 
-    What is written into it must be on disk by then (`atomic_write` and `atomic_open` see to that). A folder that was at
-    `path` is replaced as a whole: ask before.
+    All that was written into it is on disk before it gets its name. A folder that was at `path` is replaced as a whole:
+    ask before.
 
     Raises:
         OSError: if the folder beside it cannot be written, or `path` is a file.
@@ -71,7 +71,10 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        _sync_folder(temporary)
+        for place, _, files in os.walk(temporary):
+            for name in files:
+                _sync(Path(place, name))
+            _sync(Path(place))
         if path.exists():
             os.rename(path, old)
         os.rename(temporary, path)
@@ -81,7 +84,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             os.rename(old, path)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def sweep_stale(folder: Path | str) -> list[Path]:
@@ -140,12 +143,13 @@ def _has_writer(temporary: Path) -> bool:
     return writer.isdigit() and int(writer) != os.getpid() and _is_alive(int(writer))
 
 
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _is_alive(pid: int) -> bool:

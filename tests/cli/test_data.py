@@ -23,7 +23,8 @@ def test_synth_inspect_convert(tmp_path, capsys):
 
 def test_seed_decides_the_faces(tmp_path):
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        assert run(["data", "synth", str(tmp_path / f"{name}.zip"), "--train", "5", "--seed", seed, "-q"]) == 0
+        counts = ["--train", "5", "--validation", "2", "--test", "0"]
+        assert run(["data", "synth", str(tmp_path / f"{name}.zip"), *counts, "--seed", seed, "-q"]) == 0
     a, b, c = ((tmp_path / f"{name}.zip").read_bytes() for name in "abc")
     assert a == b != c
 
@@ -35,7 +36,7 @@ def test_strict_exits_with_1_when_there_are_problems(tmp_path, capsys):
     (picture.parent / "cut.png").write_bytes(picture.read_bytes()[:100])
     assert run(["data", "inspect", str(tmp_path / "f")]) == 0
     shown = capsys.readouterr().out
-    assert "1 groups of equal pictures within a split" in shown
+    assert "groups of equal pictures within a split: 1" in shown
     assert "cut.png: the picture is truncated" in shown
     assert run(["data", "inspect", str(tmp_path / "f"), "--strict"]) == 1
 

@@ -23,13 +23,13 @@ To = Annotated[
 Replace = Annotated[bool, Parameter(help="Replace the dataset at DST; nothing but a dataset is ever replaced.")]
 Count = Annotated[int, Parameter(validator=Number(gte=0))]
 
-# Groups shown to people; `--json` has them all.
+# Items of each kind shown to people; `--json` has them all.
 SHOWN = 5
 
 EXPLAINED = {
-    "unreadable": "cannot be used",
-    "empty": "without pictures",
-    "constant": "of a single gray value",
+    "unreadable": "rows and pictures that cannot be used",
+    "empty": "splits and classes without pictures",
+    "constant": "pictures of a single value",
     "duplicates": "groups of equal pictures within a split",
     "shared": "groups of equal pictures in more than one split",
     "conflicts": "groups of equal pictures with different labels",
@@ -154,7 +154,7 @@ def _problems(found: "Inspection") -> list[str]:
         return ["", "no problems found"]
     lines = []
     for kind, count in found.problems.items():
-        lines += ["", f"{whole(count)} {EXPLAINED[kind]}:"]
+        lines += ["", f"{EXPLAINED[kind]}: {whole(count)}"]
         for item in getattr(found, kind)[:SHOWN]:
             lines.append(f"  {item if isinstance(item, str) else ' = '.join(item)}")
         if count > SHOWN:

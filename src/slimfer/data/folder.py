@@ -23,7 +23,7 @@ from slimfer.data.frames import Dataset, Frames
 from slimfer.data.reading import Request
 from slimfer.data.splits import SPLITS, split_of
 from slimfer.errors import InputError
-from slimfer.files import atomic_folder, atomic_open, atomic_write
+from slimfer.files import atomic_folder, atomic_open
 from slimfer.images import SUFFIXES, read_image, to_pixels
 from slimfer.labels import EMOTIONS, canonical
 
@@ -63,7 +63,8 @@ def write_folder(path: Path, dataset: Dataset) -> None:
     """
     with atomic_folder(path) as building:
         for name, data in _as_png(dataset):
-            atomic_write(building / name, data)
+            (building / name).parent.mkdir(parents=True, exist_ok=True)
+            (building / name).write_bytes(data)
 
 
 def write_zip(path: Path, dataset: Dataset) -> None:

@@ -24,7 +24,7 @@ from slimfer.data.frames import Dataset, Frames
 from slimfer.data.reading import Request, Witness
 from slimfer.data.splits import SPLITS
 from slimfer.errors import InputError
-from slimfer.files import atomic_folder, atomic_open, read_json, write_json
+from slimfer.files import atomic_folder, read_json, write_json
 
 FORMAT = 1
 HEADER = "dataset.json"
@@ -52,8 +52,7 @@ def write_packed(path: Path, dataset: Dataset) -> None:
             files = {}
             for kind, data in _parts(frames).items():
                 name = f"{split}.{kind}"
-                with atomic_open(building / name) as stream:
-                    stream.write(data)
+                (building / name).write_bytes(data)
                 files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             splits[split] = {"shape": list(frames.images.shape), "classes": list(frames.classes), "files": files}
         header = {"format": FORMAT, "kind": "dataset", "splits": splits}
