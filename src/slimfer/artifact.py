@@ -34,7 +34,7 @@ REQUIRED = (
 OPERATORS = frozenset((
     "Add", "AveragePool", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Elu", "Erf", "Flatten", "Gemm",
     "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "MaxPool", "Min", "Mul",
-    "Neg", "PRelu", "Pad", "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Sub", "Tanh",
+    "Neg", "PRelu", "Pad", "QuantizeLinear", "Relu", "Reshape", "Sigmoid", "Softmax", "Sub", "Tanh",
 ))  # fmt: skip
 DOMAINS = frozenset(("", "ai.onnx"))
 

@@ -91,7 +91,7 @@ def quantize(
     calibration: Frames,
     *,
     bits: int = 8,
-    method: str = "mse",
+    method: str = "minmax",
     images: int = 1024,
     correct_bias: bool = True,
     seed: int = 0,

@@ -23,7 +23,7 @@ from slimfer.artifact import FORMAT, INPUT, OUTPUT, seal
 from slimfer.errors import InputError
 from slimfer.model.fold import fold
 from slimfer.model.groups import CAT_FUNCTIONS
-from slimfer.model.quant import ActivationQuantizer, QuantConv2d, QuantLinear
+from slimfer.model.quant import RESHAPES, ActivationQuantizer, QuantConv2d, QuantLinear
 from slimfer.preprocess import SCALE, ZERO_POINT
 from slimfer.train.checkpoint import Checkpoint
 from slimfer.version import VERSION
@@ -106,7 +106,7 @@ def _write(graph: fx.GraphModule, shape: tuple[int, int, int], classes: int) -> 
         with torch.no_grad():
             writer.run(torch.zeros(2, *shape))
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"the network does not run on {shape}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"the network does not run on {shape}: {error}") from None
     pixels = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", *shape])
     pixels.type.denotation = "IMAGE"
     probabilities = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes])
@@ -127,6 +127,7 @@ class _Writer(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
+        self.extra_traceback = False  # errors are one sentence
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[tuple[str, tuple[int, ...], bytes], TensorProto] = {}
         self.names: dict[fx.Node, str] = {}
@@ -187,10 +188,17 @@ class _Writer(fx.Interpreter):
         raise _unsupported(n, type(module).__name__)
 
     def write_function(self, n: fx.Node, value: Tensor) -> str:
-        if n.target in CAT_FUNCTIONS and _cat_axis(n) == 1:
-            return self.emit("Concat", *(self.names[source] for source in n.all_input_nodes), axis=1)
-        if n.target in ARITHMETIC and set(n.kwargs) == set():
+        sources = [self.env[source] for source in n.all_input_nodes]
+        if n.target in CAT_FUNCTIONS and _axis(n) in (1, 1 - value.dim()):
+            parts: Any = n.kwargs.get("tensors", n.args[0] if n.args else ())
+            return self.emit("Concat", *(self.names[part] for part in parts), axis=1)
+        if n.target in ARITHMETIC and not n.kwargs:
             return self.emit(ARITHMETIC[n.target], *(self.operand(argument) for argument in n.args))
+        if n.target == "expand_as" and all(user.target in ARITHMETIC for user in n.users):
+            return self.names[n.args[0]]  # type: ignore[index]  # ONNX's arithmetic expands by itself
+        if n.target in RESHAPES and sources[0].shape[0] == value.shape[0]:
+            shape = self.constant(np.array([0, *value.shape[1:]], np.int64))  # 0: as many as before
+            return self.emit("Reshape", self.names[n.all_input_nodes[0]], shape)
         raise _unsupported(n, str(getattr(n.target, "__name__", n.target)))
 
     def operand(self, argument: Any) -> str:
@@ -201,7 +209,7 @@ def _unsupported(n: fx.Node, operation: str) -> InputError:
     return InputError(f"cannot export node {n.name}: operation {operation} has no ONNX form here")
 
 
-def _cat_axis(n: fx.Node) -> int:
+def _axis(n: fx.Node) -> int:
     return int(n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else 0))  # type: ignore[arg-type]
 
 

@@ -21,17 +21,24 @@ from torch import Tensor, fx, nn
 
 from slimfer.errors import InputError
 from slimfer.model.fold import fold
-from slimfer.model.groups import CAT_FUNCTIONS, JOIN_FUNCTIONS, JOIN_METHODS
+from slimfer.model.groups import CAT_FUNCTIONS, JOIN_FUNCTIONS, JOIN_METHODS, RESHAPE_FUNCTIONS, RESHAPE_METHODS
 from slimfer.preprocess import SCALE, ZERO_POINT
 
 ACTIVATION_MAX = 255
 BITS = range(2, 9)
 
-# Functions that make new values (in a folded graph, all others are sizes and the like), and those that take a ReLU in.
+# Additions take a ReLU in.
 ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
-MAKES_VALUES = (*JOIN_FUNCTIONS, *JOIN_METHODS, *CAT_FUNCTIONS)
+# Functions that make new values, and functions that only arrange them anew (in a folded graph all others are sizes).
+MAKES_VALUES = (
+    *JOIN_FUNCTIONS,
+    *(method for method in JOIN_METHODS if method != "expand_as"),
+    *CAT_FUNCTIONS,
+    operator.neg,
+)
+RESHAPES = (*RESHAPE_FUNCTIONS, *RESHAPE_METHODS, torch.squeeze, torch.unsqueeze, "squeeze", "unsqueeze")
 
-# Operations whose outputs are values of their input.
+# Layers whose outputs are values of their input.
 MOVES = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Flatten)
 
 
@@ -209,7 +216,7 @@ def place(net: nn.Module, bits: int = 8) -> fx.GraphModule:
             _insert(graph, node, pixels)
         elif _makes_values(graph, node) and not _fuses(graph, node) and not _is_last(node):
             _insert(graph, node, ActivationQuantizer())
-        elif _is_module(graph, node, MOVES) and not _is_last(node):
+        elif (_is_module(graph, node, MOVES) or node.target in RESHAPES) and not _is_last(node):
             source = node.args[0]
             if _is_module(graph, source, ActivationQuantizer):
                 _insert(graph, node, str(source.target))
