@@ -45,7 +45,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "data convert",
         "slimfer.cli.data:convert",
-        "Write a dataset in another layout: packed (opens at once), folder, .csv or .zip.",
+        "Write a dataset in another layout; packed, unless told otherwise, which opens at once.",
         (
             "slimfer data convert faces.zip faces",
             "slimfer data convert faces fer2013.csv",
@@ -55,7 +55,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "data synth",
         "slimfer.cli.data:synth",
-        "Draw synthetic faces with seven expressions.",
+        "Draw synthetic faces with seven expressions, as a folder of split/class/picture unless told otherwise.",
         (
             "slimfer data synth faces --train 2000 --validation 500 --test 500",
             "slimfer data synth faces --to packed --seed 1",
@@ -192,7 +192,10 @@ def run(arguments: Sequence[str]) -> int:
         answer = command(*bound.args, **bound.kwargs)
         if isinstance(answer, Answer):
             emit(answer, bound.arguments.get("common", Common()))
-            return answer.exit_code
+            if answer.failure is None:
+                return answer.exit_code
+            note(f"error: {one_line(str(answer.failure))}")
+            return answer.failure.exit_code
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
@@ -215,17 +218,18 @@ def run(arguments: Sequence[str]) -> int:
 def explain(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
     """Return the exit code and the one sentence for an exception."""
     if isinstance(error, SlimferError):
-        return error.exit_code, _one_line(str(error))
+        return error.exit_code, one_line(str(error))
     if isinstance(error, CycloptsError):
         error.verbose = False
-        return 2, _one_line(str(error))
+        return 2, one_line(str(error))
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in TRAINING_SIDE:
         verb = next((word for word in arguments if not word.startswith("-")), "this")
         return 2, f'{verb} needs the training side: pip install "slimfer[train]"'
     if isinstance(error, OSError) and error.filename is not None:
-        return 2, _one_line(f"{error.filename}: {error.strerror}")
-    return 1, _one_line(f"bug in slimfer: {type(error).__name__}: {error} (SLIMFER_DEBUG=1 shows where)")
+        return 2, one_line(f"{error.filename}: {error.strerror}")
+    return 1, one_line(f"bug in slimfer: {type(error).__name__}: {error} (SLIMFER_DEBUG=1 shows where)")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return the text with every run of white space, line ends too, as one space."""
     return " ".join(text.split())

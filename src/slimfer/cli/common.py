@@ -12,7 +12,7 @@ from cyclopts.validators import Number
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from slimfer.errors import InputError
+from slimfer.errors import InputError, SlimferError
 
 SHARED = Group("Shared by every verb", sort_key=100)
 
@@ -61,12 +61,14 @@ class Answer:
         view: what people see on stdout, in order: text and tables.
         hint: the command that usually comes next, or empty.
         exit_code: 0, unless the verb found what it was asked to look for (`data inspect --strict`).
+        failure: what the answer did not meet; it is shown first, then this sentence, and the exit code is this one's.
     """
 
     document: Any
     view: Sequence[RenderableType] = ()
     hint: str = ""
     exit_code: int = 0
+    failure: SlimferError | None = None
 
 
 def emit(answer: Answer, common: Common) -> None:

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -11,6 +11,9 @@ from slimfer.cli.resolve import load_checkpoint
 from slimfer.errors import InputError
 from slimfer.files import atomic_write, read_json
 from slimfer.report.numbers import size
+
+if TYPE_CHECKING:
+    from slimfer.artifact import Artifact
 
 
 def export(
@@ -29,20 +32,25 @@ def export(
         force: see flags.
         common: see `Common`.
     """
-    from slimfer.artifact import open_artifact
-    from slimfer.export.onnx import to_onnx
-
     if out.suffix != ".onnx":
         raise InputError(f"{out}: an artifact's name ends in .onnx")
     if out.exists() and not force:
         raise InputError(f"{out} exists; --force writes over it")
-    checkpoint = load_checkpoint(model)
-    scores, recipe = _recorded(Path(model))
-    artifact = open_artifact(to_onnx(checkpoint, scores=scores, recipe=recipe))
+    artifact = _written(model)
     atomic_write(out, artifact.data)
     told = {"path": str(out), "bytes": len(artifact.data), "sha256": artifact.sha256}
     view = f"{out}: {size(len(artifact.data))} ({len(artifact.data):,} bytes), sha256 {artifact.sha256}"
     return Answer(told, (view,), f"slimfer predict FACE.jpg --model {out}")
+
+
+def _written(model: str) -> "Artifact":
+    """Return the artifact of a run or checkpoint, read back through every check that a user's copy will meet."""
+    from slimfer.artifact import open_artifact
+    from slimfer.export.onnx import to_onnx
+
+    checkpoint = load_checkpoint(model)
+    scores, recipe = _recorded(Path(model))
+    return open_artifact(to_onnx(checkpoint, scores=scores, recipe=recipe))
 
 
 def _recorded(run: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

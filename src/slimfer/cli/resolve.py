@@ -71,13 +71,13 @@ def load_checkpoint(text: str) -> "Checkpoint":
     Raises:
         InputError: if it names an artifact, which cannot be trained or cut further, or an untrained network.
     """
-    from slimfer.train.checkpoint import Checkpoint
-
     model = resolve(text)
     if isinstance(model, ArtifactFile):
         raise InputError(f"{model.path} is a finished artifact; this verb needs the checkpoint or run it came from")
     if isinstance(model, Network):
         raise InputError(f"{model.name} is an untrained network; first: slimfer train --model {model.name}")
+    from slimfer.train.checkpoint import Checkpoint
+
     return Checkpoint.load(model.path)
 
 

@@ -55,9 +55,9 @@ def open_step(
         raise InputError(f"{start.builder} is an untrained network; first: slimfer train --model {start.builder}")
     verb, parent = sys.argv[1], start.checkpoint
     with open_run(out, verb=verb, argv=sys.argv[1:], seed=seed, resume=resume, force=force, parent=parent) as run:
-        device = torch_device(common)
         checkpoint, dataset = open_start(recipe)
         assert checkpoint is not None
+        device = torch_device(common)
         run.write_recipe(recipe.tables("data", "model", *tables))
         yield Step(run, recipe, ("data", "model", *tables), checkpoint, dataset, device)
 

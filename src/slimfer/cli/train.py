@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -26,6 +26,10 @@ from slimfer.cli.record import describe_data, document, finish
 from slimfer.cli.start import fresh_spec, name_start, open_start
 from slimfer.recipes import Recipe
 from slimfer.runs import RunFolder, open_run, read_curve
+
+if TYPE_CHECKING:
+    from slimfer.data.frames import Dataset
+    from slimfer.train.checkpoint import Checkpoint
 
 # Plain training has no slimming penalty unless a flag or the recipe says so.
 DEFAULTS = replace(Recipe(), slim=replace(Recipe().slim, penalty=0.0))
@@ -67,37 +71,39 @@ def train(
         common: see `Common`.
     """
     base = base_recipe(recipe, out, resume=resume, defaults=DEFAULTS)
-    start = name_start(override(base.model, image=image, channels=channels), model)
+    origin = name_start(override(base.model, image=image, channels=channels), model)
     resolved = replace(
         base,
         data=over_data(base.data, data, votes),
-        model=replace(start, args=with_width(start.args, width)),
+        model=replace(origin, args=with_width(origin.args, width)),
         train=steps.over(training.over(base.train), common.seed),
         slim=override(base.slim, penalty=penalty),
     )
-    seed, parent = resolved.train.seed, start.checkpoint or None
+    seed, parent = resolved.train.seed, origin.checkpoint or None
     with open_run(out, verb="train", argv=sys.argv[1:], seed=seed, resume=resume, force=force, parent=parent) as run:
-        return _train(run, resolved, common, resume)
+        checkpoint, dataset = open_start(resolved)
+        return _train(run, resolved, checkpoint, dataset, common, resume)
 
 
-def _train(run: RunFolder, recipe: Recipe, common: Common, resume: bool) -> Answer:
+def _train(
+    run: RunFolder, recipe: Recipe, start: "Checkpoint | None", dataset: "Dataset", common: Common, resume: bool
+) -> Answer:
     from slimfer.cli.classifier import judge
     from slimfer.compress.slim import INITIAL_GAMMA, SlimmingPenalty
     from slimfer.train.loop import fit, initial
 
     device = torch_device(common)
-    checkpoint, dataset = open_start(recipe)
     validation = dataset["validation"]
     penalty = recipe.slim.penalty
-    if checkpoint is None:
+    if start is None:
         classes = dataset["train"].classes
         spec = fresh_spec(recipe.model, len(classes))
-        checkpoint = initial(spec, classes, seed=recipe.train.seed, gamma=INITIAL_GAMMA if penalty else 1.0)
+        start = initial(spec, classes, seed=recipe.train.seed, gamma=INITIAL_GAMMA if penalty else 1.0)
     tables = recipe.tables("data", "model", "train") | {"slim": {"penalty": penalty}}
     run.write_recipe(tables)
     with showing(common) as show:
         trained = fit(
-            checkpoint,
+            start,
             dataset["train"],
             validation,
             recipe.train,
