@@ -191,8 +191,8 @@ def test_hooks_are_called_at_their_seams():
             calls.append(("epoch", epoch))
 
     train(hooks=[Note()])
-    steps = [[("backward", s / 8), ("step", s / 8)] for s in range(8)]
-    assert calls == [*sum(steps[:4], []), ("epoch", 0), *sum(steps[4:], []), ("epoch", 1)]
+    steps = [(seam, step / 8) for step in range(8) for seam in ("backward", "step")]
+    assert calls == [*steps[:8], ("epoch", 0), *steps[8:], ("epoch", 1)]
 
 
 def test_the_penalty_pushes_scales_down():
