@@ -94,10 +94,10 @@ def learnt() -> Checkpoint:
     """A tiny net that reads the patterns of `helpers`."""
     torch.set_num_threads(1)
     config = TrainConfig(
-        epochs=6, batch_size=32, lr=0.05, average=0.9, precision="fp32",
+        epochs=4, batch_size=32, lr=0.1, average=0.9, precision="fp32",
         augment=AugmentConfig(flip=False, rotate=0, shift=0, scale=0, light=0, erase=0),
     )  # fmt: skip
-    return fit(initial(TINY, CLASSES, seed=0), patterns(1024), patterns(256, seed=1), config)
+    return fit(initial(TINY, CLASSES, seed=0), patterns(640), patterns(128, seed=1), config)
 
 
 @functools.cache
