@@ -1,0 +1,182 @@
+"""The real verbs, one after another, on a few synthetic faces: what one writes, the next one reads."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from slimfer.report.results import load_results
+
+TINY = ("--width", "0.25", "--image", "24", "--batch-size", "64")
+
+
+@pytest.fixture(scope="module")
+def trained(slimfer, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "trained"
+    done = slimfer(
+        "train",
+        "--data",
+        str(faces),
+        "--model",
+        "mobile",
+        *TINY,
+        "--epochs",
+        "2",
+        "--penalty",
+        "1e-3",
+        "--out",
+        str(out),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stderr
+    assert f"next: slimfer slim {out}" in done.stderr
+    assert "accuracy %" in done.stdout
+    return out
+
+
+def test_train_writes_a_run_folder(trained: Path) -> None:
+    assert {"recipe.toml", "run.json", "results.json", "results.csv", "log.txt", "weights"} == {
+        path.name for path in trained.iterdir()
+    }
+    results = load_results(trained / "results.json")
+    assert results.kind == "train"
+    assert len(results.curves[0]["rows"]) == 2
+    assert results.first.scores is not None
+    assert results.first.scores["n"] == 70
+    assert "epoch 2/2" in (trained / "log.txt").read_text()
+
+
+def test_a_run_is_not_overwritten(inside, trained: Path, faces: Path) -> None:
+    before = (trained / "run.json").read_bytes()
+    done = inside("train", "--data", str(faces), "--model", "mobile", "--out", str(trained))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is not empty; --resume goes on with the run in it, --force starts it afresh" in done.stderr
+    assert (trained / "run.json").read_bytes() == before
+
+
+def test_the_recipe_of_a_run_runs_it_again(inside, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    done = inside("train", "--recipe", str(trained / "recipe.toml"), "--out", str(out), "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    weights = Path("weights", "best.safetensors")
+    assert (out / weights).read_bytes() == (trained / weights).read_bytes()
+
+
+def test_resume_of_a_finished_run_says_the_same(inside, trained: Path) -> None:
+    before = json.loads((trained / "results.json").read_text())
+    done = inside("train", "--out", str(trained), "--resume", "--json")
+    after = json.loads(done.stdout)
+    assert after["stages"] == before["stages"]
+    assert json.loads((trained / "run.json").read_text())["resumed"] == 1
+
+
+def test_resume_with_other_settings_is_refused(inside, trained: Path) -> None:
+    done = inside("train", "--out", str(trained), "--resume", "--lr", "0.5")
+    assert done.returncode == 2
+    assert "another config.lr" in done.stderr
+
+
+def test_slim_quantize_export_evaluate(inside, trained: Path, faces: Path, tmp_path: Path) -> None:
+    data = ("--data", str(faces))
+    done = inside(
+        "slim", str(trained), *data, "--ratio", "0.5", "--round-to", "1", "--finetune-epochs", "1",
+        "--batch-size", "64", "--out", str(tmp_path / "slim"), "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    before, *_, after = json.loads(done.stdout)["stages"]
+    assert after["params"] < 0.6 * before["params"]
+    assert json.loads((tmp_path / "slim" / "run.json").read_text())["parent"] == str(trained)
+
+    done = inside("quantize", str(tmp_path / "slim"), *data, "--out", str(tmp_path / "int8"))
+    assert done.returncode == 0, done.stderr
+
+    artifact = tmp_path / "int8.onnx"
+    done = inside("export", str(tmp_path / "int8"), "--out", str(artifact), "--json")
+    assert json.loads(done.stdout)["bytes"] == artifact.stat().st_size
+    assert inside("export", str(tmp_path / "int8"), "--out", str(artifact)).returncode == 2
+    assert inside("export", str(tmp_path / "int8"), "--out", str(artifact), "--force").returncode == 0
+
+    by_torch, by_onnxruntime = (
+        json.loads(inside("evaluate", str(model), *data, "--json").stdout) for model in (tmp_path / "int8", artifact)
+    )
+    assert by_torch["n"] == by_onnxruntime["n"] == 70
+    assert by_torch["accuracy"] == pytest.approx(by_onnxruntime["accuracy"], abs=0.03)
+    assert by_torch["nll"] == pytest.approx(by_onnxruntime["nll"], abs=0.02)
+
+
+def test_evaluate_on_a_checkpoint_and_its_artifact_agree(inside, checkpoint: Path, artifact: Path, faces: Path) -> None:
+    first, second = (
+        json.loads(inside("evaluate", str(model), "--data", str(faces), "--json").stdout)
+        for model in (checkpoint, artifact)
+    )
+    assert first["nll"] == pytest.approx(second["nll"], rel=1e-5)
+    # Random weights leave ties, which rounding may break one way or the other.
+    assert first["accuracy"] == pytest.approx(second["accuracy"], abs=0.03)
+
+
+def test_evaluate_prints_a_table(inside, artifact: Path, faces: Path) -> None:
+    done = inside("evaluate", str(artifact), "--data", str(faces))
+    assert "95 % interval" in done.stdout
+    assert done.stdout.count("\n") == 2 + 1 + 7 + 1
+
+
+def test_evaluate_names_a_missing_split(inside, artifact: Path, faces: Path) -> None:
+    done = inside("evaluate", str(artifact), "--data", str(faces), "--split", "test")
+    assert done.returncode == 2
+    assert "no test split; it has train, validation" in done.stderr
+
+
+def test_bench_compares_with_the_first(inside, checkpoint: Path, artifact: Path, tmp_path: Path) -> None:
+    table = tmp_path / "bench.csv"
+    done = inside(
+        "bench", str(checkpoint), str(artifact), "--num-bench-iter", "3", "--min-time", "5ms", "--batch-size", "8",
+        "--results-file", str(table), "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    stages = json.loads(done.stdout)["stages"]
+    assert [stage["runtime"] for stage in stages] == ["torch", "onnxruntime"]
+    assert all(
+        stage["latency_ms"]["best"] <= stage["latency_ms"]["median"] <= stage["latency_ms"]["p95"] for stage in stages
+    )
+    with open(table, newline="") as stream:
+        control, other = csv.DictReader(stream)
+    assert float(control["ratio_to"]) == 1
+    assert float(other["ratio_to"]) == pytest.approx(
+        stages[0]["latency_ms"]["median"] / stages[1]["latency_ms"]["median"], abs=1e-3
+    )
+    assert int(other["size_bytes"]) == artifact.stat().st_size
+    assert float(other["rss_mb"]) < float(control["rss_mb"]), "onnxruntime alone needs less memory than torch"
+
+
+def test_report_of_a_run(inside, trained: Path) -> None:
+    done = inside("report", str(trained), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"report": str(trained / "report.html")}
+    assert "<html" in (trained / "report.html").read_text()
+
+
+def test_models_lists_the_networks(slimfer) -> None:
+    done = slimfer("models")
+    assert done.returncode == 0
+    assert "resnet18" in done.stdout
+    assert "11.2 M" in done.stdout
+
+
+def test_quiet_says_nothing_but_the_answer(slimfer) -> None:
+    assert slimfer("models", "--quiet").stderr == ""
+    assert slimfer("models").stderr.startswith("next: ")
+
+
+def test_no_color_and_no_animation_without_a_terminal(slimfer) -> None:
+    assert "\x1b" not in slimfer("models").stdout
+    assert "\x1b" not in slimfer("models", "--help").stdout
+
+
+@pytest.mark.parametrize("value", ["0", "many", "1.5"])
+def test_a_wrong_number_of_threads_in_the_environment_is_named(
+    slimfer, artifact: Path, faces: Path, value: str
+) -> None:
+    done = slimfer("evaluate", str(artifact), "--data", str(faces), env={"SLIMFER_THREADS": value})
+    assert done.returncode == 2
+    assert f"SLIMFER_THREADS must be a number from 1 to 1024, not '{value}'" in done.stderr
