@@ -300,8 +300,8 @@ class _Trainer:
     def _check_finite(self, *values: float) -> None:
         if not all(math.isfinite(value) for value in values):
             raise InputError(
-                f"training diverged in epoch {self.epoch + 1}, at step {min(self.step + 1, self.steps)} or before: loss "
-                f"or outputs are not finite; lower lr (it is {self.config.lr}) or raise warmup ({self.config.warmup})"
+                f"training diverged in epoch {self.epoch + 1}, at step {min(self.step + 1, self.steps)} or before: "
+                f"loss or outputs are not finite; lower lr ({self.config.lr}) or raise warmup ({self.config.warmup})"
             )
 
     def _stopped_early(self) -> bool:
