@@ -150,6 +150,9 @@ VERBS: tuple[Verb, ...] = (
 # Verbs of two words are listed under their first one.
 GROUPS = {"data": "Inspect, convert and draw datasets."}
 
+# No --no-x beside every --x. Said to each verb again, because generate_docs does not inherit it.
+PLAIN = Parameter(negative=())
+
 
 def make_app(verbs: Sequence[Verb]) -> App:
     """Return the application with `verbs`; a name of two words (`data inspect`) makes a group of verbs."""
@@ -158,18 +161,19 @@ def make_app(verbs: Sequence[Verb]) -> App:
         help="Facial-expression recognition, small and fast enough to run anywhere.",
         help_epilogue=_examples("slimfer compress resnet18 --data synthetic --out runs/first", "slimfer models"),
         version=VERSION,
-        default_parameter=Parameter(negative=()),
+        default_parameter=PLAIN,
         help_flags=("-h", "--help"),
         version_flags=("-V", "--version"),
         help_format="plaintext",
     )
     for group, line in GROUPS.items():
         examples = [verb.examples[0] for verb in verbs if verb.name.startswith(f"{group} ")]
-        app.command(App(name=group, help=line, help_epilogue=_examples(*examples)))
+        app.command(App(name=group, help=line, help_epilogue=_examples(*examples), default_parameter=PLAIN))
     for verb in verbs:
         group, _, name = verb.name.rpartition(" ")
         parent = app[group] if group else app
-        parent.command(verb.target, name=name, help=verb.help, help_epilogue=_examples(*verb.examples))
+        epilogue = _examples(*verb.examples)
+        parent.command(verb.target, name=name, help=verb.help, help_epilogue=epilogue, default_parameter=PLAIN)
     return app
 
 
