@@ -5,7 +5,9 @@ that into a range. Freezing fixes all scales. Then biases are corrected: quantiz
 outputs, and the shift is measured on the calibration pictures and taken off the bias, layer by layer, each with all
 earlier ones already quantized and corrected (Nagel et al. 2019, arXiv 1906.04721, section 4.2, in its empirical form).
 
-Departure from the papers: ranges are searched on a sample of each tensor's values, not on a histogram.
+Departure from the papers: ranges are searched on a sample of each tensor's values, not on a histogram. The default is
+the full range: on a ResNet-18 for FER2013 it keeps 36.9 dB of the logits, the least-squares range 31.1 and the
+percentile 21.3 (898 validation faces, 512 for calibration); on small nets for synthetic faces the three are closer.
 """
 
 from collections.abc import Callable, Mapping
