@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,11 @@ def result(run: Path) -> dict[str, object]:
 # --- SIGKILL ----------------------------------------------------------------------------------------------------------
 
 
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it may have come to its end just now
+        os.kill(pid, signal.SIGKILL)
+
+
 class Runner:
     """Trains in children of one process that has torch imported already."""
 
@@ -56,7 +62,7 @@ class Runner:
         self.process.stdin.write(json.dumps({"run": str(run), "optimizer": optimizer, "die": die}) + "\n")
         self.process.stdin.flush()
         pid = int(self.process.stdout.readline().split()[1])
-        timer = threading.Timer(after, os.kill, (pid, signal.SIGKILL)) if after is not None else None
+        timer = threading.Timer(after, kill, (pid,)) if after is not None else None
         if timer:
             timer.start()
         status = int(self.process.stdout.readline().split()[1])
@@ -86,19 +92,19 @@ def whole(train, tmp_path_factory) -> dict[str, dict[str, object]]:
     return found
 
 
-@pytest.mark.parametrize("kill", range(20))
-def test_killed_inside_a_save_it_ends_with_the_same_bytes(train, whole, tmp_path, kill):
-    draw, optimizer = random.Random(kill), ("sgd", "adamw")[kill % 2]
-    call = CALLS[kill % len(CALLS)]
+@pytest.mark.parametrize("number", range(20))
+def test_killed_inside_a_save_it_ends_with_the_same_bytes(train, whole, tmp_path, number):
+    draw, optimizer = random.Random(number), ("sgd", "adamw")[number % 2]
+    call = CALLS[number % len(CALLS)]
     calls = WRITES * (2 if call == "fsync" else 1)  # the file and its folder
     assert not train(tmp_path, optimizer=optimizer, die=(call, draw.randint(1, calls)))
     assert train(tmp_path, optimizer=optimizer)
     assert result(tmp_path) == whole[optimizer]
 
 
-@pytest.mark.parametrize("kill", range(5))
-def test_killed_again_and_again_at_any_moment_it_ends_with_the_same_bytes(train, whole, tmp_path, kill):
-    draw, kills = random.Random(kill), 0
+@pytest.mark.parametrize("number", range(5))
+def test_killed_again_and_again_at_any_moment_it_ends_with_the_same_bytes(train, whole, tmp_path, number):
+    draw, kills = random.Random(number), 0
     while kills < 4:
         kills += 1
         if train(tmp_path, after=draw.uniform(0.02, 0.25)):
