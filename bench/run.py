@@ -2,6 +2,7 @@
 
 python -m bench.run train_speed
 python -m bench.run inference --control runs/first/dense.safetensors --models runs/first/model.onnx
+python -m bench.run slimming_controls --control runs/first/dense.safetensors --data fer2013.zip
 """
 
 import argparse
@@ -10,7 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import inference, train_speed
+import numpy as np
+
+from bench import inference, slimming_controls, train_speed
+from slimfer.data.loader import load
 from slimfer.errors import InputError
 from slimfer.files import write_json
 from slimfer.report.tables import Table, describe_machine
@@ -36,9 +40,22 @@ def _inference(options: argparse.Namespace) -> tuple[dict[str, Any], Table]:
     return result, inference.table(result)
 
 
+def _slimming_controls(options: argparse.Namespace) -> tuple[dict[str, Any], Table]:
+    if options.control is None or options.data is None:
+        raise InputError("slimming_controls needs --control CHECKPOINT and --data SRC")
+    settings = slimming_controls.Settings()
+    dataset = load(options.data)
+    if options.smoke:
+        settings = replace(settings, finetune=replace(settings.finetune, epochs=1, batch_size=32))
+        dataset = {name: frames.take(np.arange(min(len(frames), 128))) for name, frames in dataset.items()}
+    result = slimming_controls.run(settings, Checkpoint.load(options.control), dataset)
+    return result, slimming_controls.table(result)
+
+
 BENCHES: Mapping[str, Callable[[argparse.Namespace], tuple[dict[str, Any], Table]]] = {
     "train_speed": _train_speed,
     "inference": _inference,
+    "slimming_controls": _slimming_controls,
 }
 
 
@@ -47,7 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
     parser.add_argument("bench", choices=BENCHES)
     parser.add_argument("--threads", type=int, help="threads of every contestant")
-    parser.add_argument("--control", type=Path, help="inference: checkpoint of the float network")
+    parser.add_argument("--control", type=Path, help="checkpoint of the float network")
+    parser.add_argument("--data", help="slimming_controls: the dataset")
     parser.add_argument("--models", type=Path, nargs="+", default=[], help="inference: .onnx artifacts")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
     parser.add_argument("--out", type=Path, help="file for the numbers (default: bench/results/NAME.json)")

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from bench import control, inference, run, train_speed
+from bench import control, inference, run, slimming_controls, train_speed
+from slimfer.compress.config import Limits, SlimConfig
+from slimfer.data.synthetic import synthetic
 from slimfer.export.onnx import to_onnx
 from slimfer.labels import EMOTIONS
 from slimfer.model.spec import NetSpec
-from slimfer.train.config import AugmentConfig
+from slimfer.train.config import AugmentConfig, TrainConfig
 from slimfer.train.loop import initial
 
 STILL = AugmentConfig(flip=False, rotate=0, shift=0, scale=0, light=0, erase=0)
@@ -129,3 +131,18 @@ def test_torch_and_artifact_do_the_same_work():
     images = inference._noise(4, 1, 48)
     answer = inference._torch_job(checkpoint.build(), images)()
     assert np.allclose(answer.numpy(), inference.Session(to_onnx(checkpoint)).run(images), atol=1e-5)
+
+
+def test_slimming_controls_have_the_parameters_of_the_slimmed_net():
+    faces = synthetic(n_train=128, n_validation=64, n_test=7, seed=1)
+    dense = initial(NetSpec("resnet18", args={"width": 0.125}), faces["train"].classes, seed=0, gamma=0.5)
+    settings = slimming_controls.Settings(
+        slim=SlimConfig(ratio=0.5, limits=Limits(), recalibrate=1), finetune=TrainConfig(epochs=1, batch_size=32)
+    )
+    result = slimming_controls.run(settings, dense, faces, note=lambda line: None)
+    names = [row["name"] for row in result["rows"]]
+    assert names[0] == "dense"
+    assert {"network slimming", "L1-norm pruning", "random pruning", "slimmed net from scratch"} == set(names[1:])
+    params = [row["params"] for row in result["rows"][1:]]
+    assert max(params) < 1.03 * min(params) < params[0] * 1.1
+    assert slimming_controls.table(result).rows[0][-1] == "–"
