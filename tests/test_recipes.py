@@ -11,7 +11,7 @@ from slimfer.errors import InputError
 from slimfer.recipes import Recipe, parse_recipe, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = ("data", "model", "train", "slim", "finetune", "distill", "quantize")
+TABLES = ("data", "model", "train", "slim", "finetune", "distill", "quantize", "prune")
 
 
 def test_an_empty_recipe_is_the_defaults() -> None:
@@ -84,6 +84,8 @@ def _lists(value: object) -> object:
         ({"model": {"args": 3}}, "args in [model] must be a table, not 3"),
         ({"train": 3}, "train must be a table, not 3"),
         ({"train": {"epochs": 0}}, "epochs must be between 1 and"),
+        ({"prune": {"ratio": 1.0}}, "ratio must be at least 0 and below 1, not 1.0"),
+        ({"prune": {"params": -1}}, "params must be at least 0, not -1"),
         ({"slim": {"ratio": 1.0}}, "ratio must be at least 0 and below 1, not 1.0"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import dacite
 
-from slimfer.compress.config import CompressConfig, DistillConfig, QuantizeConfig, SlimConfig
+from slimfer.compress.config import CompressConfig, DistillConfig, Limits, QuantizeConfig, SlimConfig
 from slimfer.errors import InputError
 from slimfer.train.config import TrainConfig
 
@@ -50,12 +50,36 @@ class ModelRecipe:
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class PruneRecipe:
+    """Filter pruning by other scores than BN scales.
+
+    Attributes:
+        criterion: `l1` (norm of each filter) or `random`.
+        ratio: share of all channels to cut, in [0, 1).
+        params: number of parameters to come as close to as possible; 0 = go by the ratio.
+        limits: see `slimfer.compress.config.Limits`.
+    """
+
+    criterion: Literal["l1", "random"] = "l1"
+    ratio: float = 0.7
+    params: int = 0
+    limits: Limits = field(default_factory=lambda: Limits(round_to=8))
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if not 0 <= self.ratio < 1:
+            raise InputError(f"ratio must be at least 0 and below 1, not {self.ratio}")
+        if self.params < 0:
+            raise InputError(f"params must be at least 0, not {self.params}")
+
+
 _CHAIN = CompressConfig()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All tables of a recipe; `train`, `slim`, `finetune`, `distill` and `quantize` are those of `CompressConfig`."""
+    """All tables of a recipe; those without a class above are the ones of `CompressConfig`."""
 
     data: DataRecipe = field(default_factory=DataRecipe)
     model: ModelRecipe = field(default_factory=ModelRecipe)
@@ -64,6 +88,7 @@ class Recipe:
     finetune: TrainConfig = _CHAIN.finetune
     distill: DistillConfig = _CHAIN.distill
     quantize: QuantizeConfig = _CHAIN.quantize
+    prune: PruneRecipe = field(default_factory=PruneRecipe)
 
     def chain(self) -> CompressConfig:
         """Return the settings of the compression chain."""

@@ -37,6 +37,7 @@ OURS = (
     "weights",
     "stages",
     "plots",
+    "events",
     "model.onnx",
     "report.html",
     "README.md",

@@ -105,6 +105,45 @@ def test_slim_quantize_export_evaluate(inside, trained: Path, faces: Path, tmp_p
     assert by_torch["nll"] == pytest.approx(by_onnxruntime["nll"], abs=0.02)
 
 
+def test_prune_cuts_to_a_number_of_parameters(inside, checkpoint: Path, faces: Path, tmp_path: Path) -> None:
+    done = inside(
+        "prune", str(checkpoint), "--data", str(faces), "--criterion", "random", "--params", "6000", "--round-to", "1",
+        "--seed", "3", "--out", str(tmp_path / "run"), "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    before, after = json.loads(done.stdout)["stages"]
+    assert before["params"] > 12_000
+    assert after["params"] == pytest.approx(6000, rel=0.05)
+    recipe = str(tmp_path / "run" / "recipe.toml")
+    again = inside("prune", "--recipe", recipe, "--out", str(tmp_path / "again"), "--json")
+    assert json.loads(again.stdout)["stages"] == [before, after]
+
+
+def test_compress_does_the_whole_job(inside, checkpoint: Path, faces: Path, tmp_path: Path) -> None:
+    """Exit code 3 exactly if a check failed: on a net this small, integers need not be faster."""
+    out = tmp_path / "run"
+    done = inside(
+        "compress", str(checkpoint), "--data", str(faces), "--ratio", "0.3", "--round-to", "1", "--batch-size", "64",
+        "--finetune-epochs", "1", "--out", str(out),
+    )  # fmt: skip
+    results = load_results(out / "results.json")
+    failed = [check["name"] for check in results.checks if not check["passed"]]
+    assert done.returncode == (3 if failed else 0), done.stderr
+    assert all(name in done.stderr for name in failed)
+    assert f"report: {out / 'report.html'}" in done.stdout
+    assert results.first.runtime == "torch"
+    assert results.last.runtime == "onnxruntime"
+    assert {"model.onnx", "report.html", "README.md", "recipe.toml", "weights"} <= {path.name for path in out.iterdir()}
+
+    told = json.loads(inside("evaluate", str(out / "model.onnx"), "--data", str(faces), "--json").stdout)
+    assert told["confusion"] == results.last.scores["confusion"]
+
+    again = inside("compress", "--out", str(out), "--resume", "--json")
+    stages = json.loads(again.stdout)["stages"]
+    assert [stage["scores"] for stage in stages] == [stage.scores for stage in results.stages]
+    assert "epoch" not in again.stderr, "finished steps are not run again"
+
+
 def test_evaluate_on_a_checkpoint_and_its_artifact_agree(inside, checkpoint: Path, artifact: Path, faces: Path) -> None:
     first, second = (
         json.loads(inside("evaluate", str(model), "--data", str(faces), "--json").stdout)

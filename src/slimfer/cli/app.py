@@ -81,6 +81,15 @@ VERBS: tuple[Verb, ...] = (
         ),
     ),
     Verb(
+        "prune",
+        "slimfer.cli.prune:prune",
+        "Cut filters by their L1 norm, or at random: the controls that network slimming has to beat.",
+        (
+            "slimfer prune runs/first --data faces/ --ratio 0.5 --out runs/l1",
+            "slimfer prune runs/first --data faces/ --criterion random --params 100000 --seed 1 --out runs/random",
+        ),
+    ),
+    Verb(
         "quantize",
         "slimfer.cli.quantize:quantize",
         "Turn a trained network into integers: calibrate on training pictures, freeze scales (static quantization).",

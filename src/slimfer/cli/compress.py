@@ -29,7 +29,10 @@ from slimfer.cli.record import describe_data, document, finish
 from slimfer.cli.start import fresh_spec, name_start, open_start
 from slimfer.compress.config import QuantizeConfig
 from slimfer.errors import VerificationError
+from slimfer.files import write_text
 from slimfer.recipes import Recipe
+from slimfer.report.card import model_card
+from slimfer.report.results import parse_results
 from slimfer.runs import RunFolder, open_run
 
 if TYPE_CHECKING:
@@ -126,19 +129,20 @@ def _compress(
             device=device,
             watch=lambda name: Watch(show, run, name),
         )
-    last = stages[-1].checkpoint
+    last, spec = stages[-1].checkpoint, stages[-1].checkpoint.spec
     last.save(run.path / "weights" / "best.safetensors")
     parts, checks = deliver(stages, dataset["validation"], run.path, recipe=tables, note=tell)
     results = document(
         run,
         "compress",
         **parts,
-        model=last.spec.builder,
+        model=spec.builder,
         labels=list(last.labels),
         data=describe_data(recipe.data.source, dataset),
         recipe=tables,
     )
     answer = finish(run, results, f"slimfer predict FACE.jpg --model {run.path / 'model.onnx'}")
+    write_text(run.path / "README.md", model_card(parse_results(results), channels=spec.channels, image=spec.image))
     answer = replace(answer, view=(*answer.view, f"report: {write_report(run.path)}"))
     try:
         require(checks)

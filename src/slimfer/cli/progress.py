@@ -64,13 +64,16 @@ class Bar:
 class Watch:
     """Follows one training: writes each epoch to the run's log and shows it."""
 
-    def __init__(self, show: Show, run: RunFolder, stage: str = "") -> None:
-        self.show, self.run, self.stage = show, run, stage
+    def __init__(self, show: Show, run: RunFolder, stage: str = "", *, also: "loop.Watcher | None" = None) -> None:
+        """Follow the training called `stage`, and hand everything on to `also`."""
+        self.show, self.run, self.stage, self.also = show, run, stage, also
         self.begun = self.epoch_begun = time.monotonic()
         self.first: float | None = None
 
     def __call__(self, progress: "loop.Progress") -> None:
         """Take note of one step or epoch."""
+        if self.also:
+            self.also(progress)
         done = (progress.epoch + progress.step / progress.steps) / progress.epochs
         if self.first is None:  # a resumed training begins in its middle; time left is judged by this part alone
             self.first = done

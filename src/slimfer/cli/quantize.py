@@ -45,7 +45,7 @@ def quantize(
         model=name_start(base.model, model),
         quantize=override(base.quantize, bits=bits, images=images),
     )
-    config, seed = resolved.quantize, common.seed or 0
+    config, seed = resolved.quantize, base.train.seed if common.seed is None else common.seed
     with open_step(resolved, ("quantize",), out, common, seed=seed, resume=False, force=force) as step:
         result = quantized(step.checkpoint, step.dataset["train"], bits=config.bits, images=config.images, seed=seed)
         stages = [("start", step.checkpoint, None), ("quantize", result, None)]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slimfer.cli.classifier import judge
 from slimfer.cli.common import Answer, Common, torch_device
@@ -26,16 +26,14 @@ class Step:
 
     Attributes:
         run: the folder.
-        recipe: resolved values.
-        tables: names of the recipe's tables that decide this step.
+        tables: the recipe's tables that decide this step, resolved.
         checkpoint: the trained network to start from.
         dataset: has `train` and `validation`.
         device: `cpu` or `cuda`.
     """
 
     run: RunFolder
-    recipe: Recipe
-    tables: tuple[str, ...]
+    tables: dict[str, Any]
     checkpoint: "Checkpoint"
     dataset: "Dataset"
     device: str
@@ -58,8 +56,9 @@ def open_step(
         checkpoint, dataset = open_start(recipe)
         assert checkpoint is not None
         device = torch_device(common)
-        run.write_recipe(recipe.tables("data", "model", *tables))
-        yield Step(run, recipe, ("data", "model", *tables), checkpoint, dataset, device)
+        resolved = recipe.tables("data", "model", *tables) | {"train": {"seed": seed}}
+        run.write_recipe(resolved)
+        yield Step(run, resolved, checkpoint, dataset, device)
 
 
 def finish_step(step: Step, stages: "Sequence[tuple[str, Checkpoint, Path | None]]", hint: str) -> Answer:
@@ -78,8 +77,8 @@ def finish_step(step: Step, stages: "Sequence[tuple[str, Checkpoint, Path | None
         [judge(name, checkpoint, step.dataset["validation"], step.device) for name, checkpoint, _ in stages],
         model=last.spec.builder,
         labels=list(last.labels),
-        data=describe_data(step.recipe.data.source, step.dataset),
-        recipe=step.recipe.tables(*step.tables),
+        data=describe_data(step.tables["data"]["source"], step.dataset),
+        recipe=step.tables,
         curves=[{"stage": name, "rows": rows} for name, _, folder in stages if folder and (rows := read_curve(folder))],
     )
     return finish(run, results, hint)

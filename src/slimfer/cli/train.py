@@ -1,6 +1,7 @@
 """`slimfer train`."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +47,7 @@ def train(
     image: Annotated[int | None, Parameter(show_default="48")] = None,
     channels: Annotated[int | None, Parameter(show_default="1")] = None,
     penalty: Annotated[float | None, Parameter(show_default="0")] = None,
+    tensorboard: bool = False,
     resume: Resume = False,
     force: Force = False,
     training: TrainFlags = TrainFlags(),
@@ -64,6 +66,7 @@ def train(
         image: height and width in pixels.
         channels: 1 (gray) or 3 (RGB).
         penalty: lambda of the L1 penalty on BN scales, so that the network can be slimmed.
+        tensorboard: write TensorBoard events to RUN/events, too.
         resume: see flags.
         force: see flags.
         training: see `TrainFlags`.
@@ -82,15 +85,23 @@ def train(
     seed, parent = resolved.train.seed, origin.checkpoint or None
     with open_run(out, verb="train", argv=sys.argv[1:], seed=seed, resume=resume, force=force, parent=parent) as run:
         checkpoint, dataset = open_start(resolved)
-        return _train(run, resolved, checkpoint, dataset, common, resume)
+        return _train(run, resolved, checkpoint, dataset, common, resume=resume, tensorboard=tensorboard)
 
 
 def _train(
-    run: RunFolder, recipe: Recipe, start: "Checkpoint | None", dataset: "Dataset", common: Common, resume: bool
+    run: RunFolder,
+    recipe: Recipe,
+    start: "Checkpoint | None",
+    dataset: "Dataset",
+    common: Common,
+    *,
+    resume: bool,
+    tensorboard: bool,
 ) -> Answer:
     from slimfer.cli.classifier import judge
     from slimfer.compress.slim import INITIAL_GAMMA, SlimmingPenalty
     from slimfer.train.loop import fit, initial
+    from slimfer.train.track import TensorBoard
 
     device = torch_device(common)
     validation = dataset["validation"]
@@ -101,7 +112,8 @@ def _train(
         start = initial(spec, classes, seed=recipe.train.seed, gamma=INITIAL_GAMMA if penalty else 1.0)
     tables = recipe.tables("data", "model", "train") | {"slim": {"penalty": penalty}}
     run.write_recipe(tables)
-    with showing(common) as show:
+    events = TensorBoard(run.path / "events") if tensorboard else nullcontext()
+    with showing(common) as show, events as board:
         trained = fit(
             start,
             dataset["train"],
@@ -111,7 +123,7 @@ def _train(
             resume=resume,
             hooks=[SlimmingPenalty(penalty)] if penalty else [],
             device=device,
-            watch=Watch(show, run),
+            watch=Watch(show, run, also=board),
         )
     results = document(
         run,

@@ -51,7 +51,8 @@ class Scores:
                 for atom, value in zip(layer.outputs, per_layer[layer.name].tolist(), strict=True):
                     found[int(atom)].append(value)
         atoms = [atom for atom in sorted(found) if atom not in channels.locked]
-        join: Callable[..., Any] = {"max": np.max, "mean": np.mean, "sum": np.sum}[reduce]
+        joins: dict[str, Callable[..., Any]] = {"max": np.max, "mean": np.mean, "sum": np.sum}
+        join = joins[reduce]
         return cls(
             np.array(atoms, dtype=np.int64),
             np.array([join(found[atom]) for atom in atoms], dtype=np.float64),
