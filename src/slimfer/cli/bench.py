@@ -14,7 +14,7 @@ from rich.table import Table
 from slimfer.cli.classifier import Classifier, open_classifier
 from slimfer.cli.common import Answer, Common, table
 from slimfer.cli.memory import peak_megabytes
-from slimfer.cli.units import parse_time
+from slimfer.cli.units import Milliseconds
 from slimfer.errors import InputError
 from slimfer.files import write_text
 from slimfer.report.numbers import count, milliseconds, size, times, whole
@@ -36,7 +36,7 @@ def bench(
     batch_size: Annotated[int, Parameter(validator=Number(gte=1, lte=4096))] = 64,
     num_bench_iter: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
     num_warm_iter: Annotated[int, Parameter(validator=Number(gte=0))] = 3,
-    min_time: str = "20ms",
+    min_time: Annotated[Milliseconds, Parameter(show_default="20ms")] = 20.0,
     results_file: Path | None = None,
     common: Common = Common(),
 ) -> Answer:
@@ -50,18 +50,17 @@ def bench(
         batch_size: pictures per call for the throughput; the latency is that of one picture.
         num_bench_iter: turns of each model.
         num_warm_iter: calls before the clock starts.
-        min_time: time of each turn with its unit (20ms, 1s).
+        min_time: time of each turn, with its unit.
         results_file: csv with timm's column names.
         common: see `Common`.
     """
     names = (model, *models)
     if repeated := [name for name in names if names.count(name) > 1]:
         raise InputError(f"{repeated[0]} is named twice")
-    seconds = parse_time(min_time) / 1000
     memory = {name: peak_megabytes(name, common) for name in names}
     classifiers = [open_classifier(name, common, trained=False) for name in names]
-    latency = _time(classifiers, 1, num_bench_iter, num_warm_iter, seconds)
-    bulk = _time(classifiers, batch_size, num_bench_iter, num_warm_iter, seconds)
+    latency = _time(classifiers, 1, num_bench_iter, num_warm_iter, min_time / 1000)
+    bulk = _time(classifiers, batch_size, num_bench_iter, num_warm_iter, min_time / 1000)
     stages = [
         one.stage(
             latency_ms=latency[one.name].to_dict(),

@@ -1,11 +1,12 @@
 """`slimfer compress`."""
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from slimfer.cli.budget import Budget
 from slimfer.cli.common import Answer, Common, note, torch_device
 from slimfer.cli.flags import (
     Data,
@@ -57,6 +58,7 @@ def compress(
     resume: Resume = False,
     force: Force = False,
     bits: Annotated[int | None, default_of(QuantizeConfig(), "bits")] = None,
+    budget: Budget = Budget(),
     slimming: SlimFlags = SlimFlags(),
     training: TrainFlags = TrainFlags(),
     finetuning: FinetuneFlags = FinetuneFlags(),
@@ -65,7 +67,8 @@ def compress(
 ) -> Answer:
     """Do the whole job: train with the penalty, slim, fine-tune, quantize, verify, report.
 
-    Ends in RUN/model.onnx, RUN/results.json and RUN/report.html; exit code 3 if a verification fails.
+    Ends in RUN/model.onnx, RUN/results.json and RUN/report.html. Exit code 3 says that a verification failed or a budget
+    was not met.
 
     Args:
         model: a network's name (`slimfer models`), package.module:function, or a trained run or checkpoint.
@@ -79,6 +82,7 @@ def compress(
         resume: see flags.
         force: see flags.
         bits: of the weights, 2-8; 32 leaves the network in float.
+        budget: see `Budget`.
         slimming: see `SlimFlags`.
         training: see `TrainFlags`.
         finetuning: see `FinetuneFlags`.
@@ -100,11 +104,16 @@ def compress(
     with open_run(out, verb="compress", argv=sys.argv[1:], seed=seed, resume=resume, force=force, parent=parent) as run:
         checkpoint, dataset = open_start(resolved)
         network = checkpoint or fresh_spec(resolved.model, len(dataset["train"].classes))
-        return _compress(run, resolved, network, dataset, common)
+        return _compress(run, resolved, network, dataset, budget, common)
 
 
 def _compress(
-    run: RunFolder, recipe: Recipe, start: "Checkpoint | NetSpec", dataset: "Dataset", common: Common
+    run: RunFolder,
+    recipe: Recipe,
+    start: "Checkpoint | NetSpec",
+    dataset: "Dataset",
+    budget: Budget,
+    common: Common,
 ) -> Answer:
     from slimfer.compress.pipeline import run_steps
     from slimfer.export.deliver import deliver
@@ -132,6 +141,8 @@ def _compress(
     last, spec = stages[-1].checkpoint, stages[-1].checkpoint.spec
     last.save(run.path / "weights" / "best.safetensors")
     parts, checks = deliver(stages, dataset["validation"], run.path, recipe=tables, note=tell)
+    checks += budget.checks(parts["stages"])
+    parts["checks"] = [asdict(check) for check in checks]
     results = document(
         run,
         "compress",

@@ -1,7 +1,10 @@
 """Sizes and times with units on the command line: `250KB`, `1MiB`, `0.1ms`. KB is 1000 bytes, KiB 1024."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
 
 from slimfer.errors import InputError
 
@@ -34,3 +37,16 @@ def _parse(text: str, units: Mapping[str, float], wanted: str) -> float:
     if match is None or match[2].lower() not in units:
         raise InputError(f"{text!r} is not {wanted}")
     return float(match[1]) * units[match[2].lower()]
+
+
+def _size(kind: Any, tokens: Sequence[Token]) -> int:
+    return parse_size(tokens[0].value)
+
+
+def _time(kind: Any, tokens: Sequence[Token]) -> float:
+    return parse_time(tokens[0].value)
+
+
+# Types of flags: bytes and milliseconds, given with their unit.
+Size = Annotated[int, Parameter(converter=_size, metavar="SIZE", n_tokens=1)]
+Milliseconds = Annotated[float, Parameter(converter=_time, metavar="TIME", n_tokens=1)]
