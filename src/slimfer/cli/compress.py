@@ -67,8 +67,8 @@ def compress(
 ) -> Answer:
     """Do the whole job: train with the penalty, slim, fine-tune, quantize, verify, report.
 
-    Ends in RUN/model.onnx, RUN/results.json and RUN/report.html. Exit code 3 says that a verification failed or a budget
-    was not met.
+    Ends in RUN/model.onnx, RUN/results.json and RUN/report.html; exit code 3 if a verification failed or a budget was
+    not met.
 
     Args:
         model: a network's name (`slimfer models`), package.module:function, or a trained run or checkpoint.
