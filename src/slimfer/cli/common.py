@@ -76,9 +76,9 @@ def emit(answer: Answer, common: Common) -> None:
     if common.json:
         sys.stdout.write(json.dumps(answer.document, indent=2, allow_nan=False) + "\n")
     else:
-        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, soft_wrap=False)
+        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
         for part in answer.view:
-            console.print(part)
+            console.print(part, soft_wrap=isinstance(part, str))
     sys.stdout.flush()
     if answer.hint and not common.quiet:
         note(f"next: {answer.hint}")
