@@ -157,7 +157,7 @@ def test_evaluate_on_a_checkpoint_and_its_artifact_agree(inside, checkpoint: Pat
 def test_evaluate_prints_a_table(inside, artifact: Path, faces: Path) -> None:
     done = inside("evaluate", str(artifact), "--data", str(faces))
     assert "95 % interval" in done.stdout
-    assert done.stdout.count("\n") == 2 + 1 + 7 + 1
+    assert done.stdout.count("\n") == 2 + 1 + 7
 
 
 def test_evaluate_names_a_missing_split(inside, artifact: Path, faces: Path) -> None:

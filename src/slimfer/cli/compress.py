@@ -32,7 +32,6 @@ from slimfer.compress.config import QuantizeConfig
 from slimfer.errors import VerificationError
 from slimfer.files import write_text
 from slimfer.recipes import Recipe
-from slimfer.report.card import model_card
 from slimfer.report.results import parse_results
 from slimfer.runs import RunFolder, open_run
 
@@ -118,6 +117,7 @@ def _compress(
     from slimfer.compress.pipeline import run_steps
     from slimfer.export.deliver import deliver
     from slimfer.export.parity import require
+    from slimfer.report.card import model_card
     from slimfer.report.page import write_report
 
     device = torch_device(common)
