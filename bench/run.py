@@ -3,6 +3,7 @@
 python -m bench.run train_speed
 python -m bench.run inference --control runs/first/dense.safetensors --models runs/first/model.onnx
 python -m bench.run slimming_controls --control runs/first/dense.safetensors --data fer2013.zip
+python -m bench.run quantization --control runs/first/tuned.safetensors --data fer2013.zip
 """
 
 import argparse
@@ -13,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import inference, slimming_controls, train_speed
+from bench import inference, quantization, slimming_controls, train_speed
+from slimfer.data.frames import Dataset as Faces
 from slimfer.data.loader import load
 from slimfer.errors import InputError
 from slimfer.files import write_json
@@ -41,21 +43,33 @@ def _inference(options: argparse.Namespace) -> tuple[dict[str, Any], Table]:
 
 
 def _slimming_controls(options: argparse.Namespace) -> tuple[dict[str, Any], Table]:
-    if options.control is None or options.data is None:
-        raise InputError("slimming_controls needs --control CHECKPOINT and --data SRC")
     settings = slimming_controls.Settings()
-    dataset = load(options.data)
     if options.smoke:
         settings = replace(settings, finetune=replace(settings.finetune, epochs=1, batch_size=32))
-        dataset = {name: frames.take(np.arange(min(len(frames), 128))) for name, frames in dataset.items()}
-    result = slimming_controls.run(settings, Checkpoint.load(options.control), dataset)
+    result = slimming_controls.run(settings, *_network_and_faces(options))
     return result, slimming_controls.table(result)
+
+
+def _quantization(options: argparse.Namespace) -> tuple[dict[str, Any], Table]:
+    settings = quantization.Settings(images=64) if options.smoke else quantization.Settings()
+    result = quantization.run(settings, *_network_and_faces(options))
+    return result, quantization.table(result)
+
+
+def _network_and_faces(options: argparse.Namespace) -> tuple[Checkpoint, Faces]:
+    if options.control is None or options.data is None:
+        raise InputError(f"{options.bench} needs --control CHECKPOINT and --data SRC")
+    faces = load(options.data)
+    if options.smoke:
+        faces = {name: frames.take(np.arange(min(len(frames), 128))) for name, frames in faces.items()}
+    return Checkpoint.load(options.control), faces
 
 
 BENCHES: Mapping[str, Callable[[argparse.Namespace], tuple[dict[str, Any], Table]]] = {
     "train_speed": _train_speed,
     "inference": _inference,
     "slimming_controls": _slimming_controls,
+    "quantization": _quantization,
 }
 
 
@@ -65,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("bench", choices=BENCHES)
     parser.add_argument("--threads", type=int, help="threads of every contestant")
     parser.add_argument("--control", type=Path, help="checkpoint of the float network")
-    parser.add_argument("--data", help="slimming_controls: the dataset")
+    parser.add_argument("--data", help="the dataset")
     parser.add_argument("--models", type=Path, nargs="+", default=[], help="inference: .onnx artifacts")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
     parser.add_argument("--out", type=Path, help="file for the numbers (default: bench/results/NAME.json)")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench import control, inference, run, slimming_controls, train_speed
+from bench import control, inference, quantization, run, slimming_controls, train_speed
 from slimfer.compress.config import Limits, SlimConfig
+from slimfer.compress.quantize import RANGES
 from slimfer.data.synthetic import synthetic
 from slimfer.export.onnx import to_onnx
 from slimfer.labels import EMOTIONS
@@ -146,3 +147,14 @@ def test_slimming_controls_have_the_parameters_of_the_slimmed_net():
     params = [row["params"] for row in result["rows"][1:]]
     assert max(params) < 1.03 * min(params) < params[0] * 1.1
     assert slimming_controls.table(result).rows[0][-1] == "–"
+
+
+def test_quantization_names_every_way_and_starts_with_float():
+    faces = synthetic(n_train=64, n_validation=32, n_test=7, seed=1)
+    network = initial(NetSpec("resnet18", args={"width": 0.125}), faces["train"].classes, seed=0)
+    result = quantization.run(quantization.Settings(images=32, bits=(8, 4)), network, faces)
+    first, *others = result["rows"]
+    assert (first["method"], first["agreement"]) == ("float", 1.0)
+    assert {(row["bits"], row["method"]) for row in others} == {(8, name) for name in RANGES} | {(4, "minmax")}
+    coarse = max(row["sqnr_db"] for row in others if row["bits"] == 4)
+    assert coarse < max(row["sqnr_db"] for row in others if row["bits"] == 8)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from resume_zygote import CALLS
 from torch import Tensor, nn
 
 import slimfer.train.loop as loop
@@ -24,6 +23,7 @@ from slimfer.errors import InputError
 from slimfer.train.checkpoint import save_tensors
 from slimfer.train.config import AugmentConfig, TrainConfig
 from slimfer.train.loop import Hook, Progress, fit, initial
+from train.resume_zygote import CALLS
 
 HERE = Path(__file__).parent
 WRITES = 3 * 8 + 3 + 3  # 8 steps (the last one's state belongs to the epoch's end) and a table in 3 epochs; the end

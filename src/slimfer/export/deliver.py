@@ -1,6 +1,5 @@
 """From the stages of a compression to the artifact and to the numbers about every stage."""
 
-import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from slimfer.metrics import reliability, score
 from slimfer.model.complexity import Complexity, complexity
 from slimfer.model.zoo import build
 from slimfer.preprocess import normalize
+from slimfer.runs import read_curve
 from slimfer.runtime.session import Session
 from slimfer.timing import interleave, rate
 from slimfer.train.checkpoint import Checkpoint
@@ -80,7 +80,7 @@ def deliver(
     parts = {
         "stages": rows,
         "layers": layer_changes(first, last),
-        "curves": [{"stage": s.name, "rows": rows_} for s in stages if (rows_ := _curve(s.folder / "results.csv"))],
+        "curves": [{"stage": s.name, "rows": rows_} for s in stages if (rows_ := read_curve(s.folder / "results.csv"))],
         "checks": [asdict(check) for check in checks],
         "artifact": {"path": path.name, "bytes": len(artifact), "sha256": Session(path).artifact.sha256},
     }
@@ -195,9 +195,3 @@ def _headline(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scores that go into the artifact's metadata: all but the confusion matrix."""
     return {key: value for key, value in scores.items() if key != "confusion"}
 
-
-def _curve(path: Path) -> list[dict[str, float]]:
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as stream:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
