@@ -80,7 +80,7 @@ def deliver(
     parts = {
         "stages": rows,
         "layers": layer_changes(first, last),
-        "curves": [{"stage": s.name, "rows": rows_} for s in stages if (rows_ := read_curve(s.folder / "results.csv"))],
+        "curves": [{"stage": s.name, "rows": rows_} for s in stages if (rows_ := read_curve(s.folder))],
         "checks": [asdict(check) for check in checks],
         "artifact": {"path": path.name, "bytes": len(artifact), "sha256": Session(path).artifact.sha256},
     }
@@ -194,4 +194,3 @@ def _cost(checkpoint: Checkpoint) -> Complexity:
 def _headline(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scores that go into the artifact's metadata: all but the confusion matrix."""
     return {key: value for key, value in scores.items() if key != "confusion"}
-
