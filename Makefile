@@ -9,8 +9,8 @@ DEMO := runs/demo
 .PHONY: demo test test-long lint clean
 
 demo: $(VENV)/ready
-	$(BIN)/slimfer compress resnet18 --width 0.25 --data synthetic --ratio 0.5 --bits 8 \
-		--epochs 10 --finetune-epochs 6 --out $(DEMO) --force
+	$(BIN)/slimfer compress resnet18 --width 0.5 --data synthetic --ratio 0.7 --bits 8 \
+		--epochs 8 --finetune-epochs 5 --out $(DEMO) --force
 
 test: lint
 	$(BIN)/pytest -q -m "not long"
