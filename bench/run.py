@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from bench import inference, quantization, slimming_controls, train_speed
 from slimfer.data.frames import Dataset as Faces
 from slimfer.data.loader import load
 from slimfer.errors import InputError
-from slimfer.files import write_json
+from slimfer.files import write_json, write_text
+from slimfer.report.readme import with_results
 from slimfer.report.tables import Table, describe_machine
 from slimfer.runs import machine, versions
 from slimfer.train.checkpoint import Checkpoint
@@ -26,50 +28,49 @@ from slimfer.train.checkpoint import Checkpoint
 RESULTS = Path(__file__).parent / "results"
 
 
-def _train_speed(options: argparse.Namespace) -> tuple[dict[str, Any], Table]:
+def _train_speed(options: argparse.Namespace) -> dict[str, Any]:
     settings = train_speed.SMOKE if options.smoke else train_speed.Settings()
     nets = train_speed.SMOKE_NETS if options.smoke else train_speed.NETS
-    result = train_speed.run(replace(settings, threads=options.threads or settings.threads), nets)
-    return result, train_speed.table(result)
+    return train_speed.run(replace(settings, threads=options.threads or settings.threads), nets)
 
 
-def _inference(options: argparse.Namespace) -> tuple[dict[str, Any], Table]:
+def _inference(options: argparse.Namespace) -> dict[str, Any]:
     if options.control is None or not options.models:
         raise InputError("inference needs --control CHECKPOINT and --models ARTIFACT...")
     settings = inference.SMOKE if options.smoke else inference.Settings()
     settings = replace(settings, threads=options.threads or settings.threads)
-    result = inference.run(settings, Checkpoint.load(options.control), options.models)
-    return result, inference.table(result)
+    return inference.run(settings, Checkpoint.load(options.control), options.models)
 
 
-def _slimming_controls(options: argparse.Namespace) -> tuple[dict[str, Any], Table]:
+def _slimming_controls(options: argparse.Namespace) -> dict[str, Any]:
     settings = slimming_controls.Settings()
     if options.smoke:
         settings = replace(settings, finetune=replace(settings.finetune, epochs=1, batch_size=32))
-    result = slimming_controls.run(settings, *_network_and_faces(options))
-    return result, slimming_controls.table(result)
+    return slimming_controls.run(settings, *_network_and_faces(options))
 
 
-def _quantization(options: argparse.Namespace) -> tuple[dict[str, Any], Table]:
+def _quantization(options: argparse.Namespace) -> dict[str, Any]:
     settings = quantization.Settings(images=64) if options.smoke else quantization.Settings()
-    result = quantization.run(settings, *_network_and_faces(options))
-    return result, quantization.table(result)
+    return quantization.run(settings, *_network_and_faces(options))
 
 
 def _network_and_faces(options: argparse.Namespace) -> tuple[Checkpoint, Faces]:
     if options.control is None or options.data is None:
         raise InputError(f"{options.bench} needs --control CHECKPOINT and --data SRC")
+    if options.threads:
+        torch.set_num_threads(options.threads)
     faces = load(options.data)
     if options.smoke:
         faces = {name: frames.take(np.arange(min(len(frames), 128))) for name, frames in faces.items()}
     return Checkpoint.load(options.control), faces
 
 
-BENCHES: Mapping[str, Callable[[argparse.Namespace], tuple[dict[str, Any], Table]]] = {
-    "train_speed": _train_speed,
-    "inference": _inference,
-    "slimming_controls": _slimming_controls,
-    "quantization": _quantization,
+# How each benchmark runs, and how its numbers become a table.
+BENCHES: Mapping[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[[Mapping[str, Any]], Table]]] = {
+    "train_speed": (_train_speed, train_speed.table),
+    "inference": (_inference, inference.table),
+    "slimming_controls": (_slimming_controls, slimming_controls.table),
+    "quantization": (_quantization, quantization.table),
 }
 
 
@@ -83,16 +84,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", type=Path, nargs="+", default=[], help="inference: .onnx artifacts")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
     parser.add_argument("--out", type=Path, help="file for the numbers (default: bench/results/NAME.json)")
+    parser.add_argument("--card", type=Path, help="Markdown file between whose result marks the table goes")
     options = parser.parse_args(arguments)
     try:
-        result, table = BENCHES[options.bench](options)
+        result = BENCHES[options.bench][0](options)
     except InputError as error:
         parser.error(str(error))
     out = options.out or RESULTS / f"{options.bench}{'.smoke' if options.smoke else ''}.json"
-    described = {"machine": machine(), "versions": versions()}
-    write_json(out, {**described, **result})
-    print(table.markdown())
-    print(f"\n{describe_machine(described['machine'])}\n{out}")
+    result = {"machine": machine(), "versions": versions(), **result}
+    write_json(out, result)
+    print(f"{card_text(options.bench, result)}\n\n{out}")
+    if options.card:
+        write_text(
+            options.card, with_results(options.card.read_text(encoding="utf-8"), card_text(options.bench, result))
+        )
+
+
+def card_text(bench: str, result: Mapping[str, Any]) -> str:
+    """Return what stands in a method card: the table of a benchmark, and where it was measured."""
+    machine_, torch_ = describe_machine(result["machine"]), result["versions"].get("torch")
+    return f"{BENCHES[bench][1](result).markdown()}\n\nMachine: {machine_}; torch {torch_}."
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Settings:
     """
 
     slim: SlimConfig = field(default_factory=SlimConfig)
-    finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=3, lr=0.02))
+    finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=2, lr=0.02))
 
 
 def run(settings: Settings, dense: Checkpoint, dataset: Dataset, note: Callable[[str], None] = print) -> dict[str, Any]:
