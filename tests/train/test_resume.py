@@ -113,6 +113,13 @@ def test_killed_again_and_again_at_any_moment_it_ends_with_the_same_bytes(train,
     assert result(tmp_path) == whole["sgd"]
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(20, 320))
+def test_three_hundred_kills_inside_a_save(train, whole, tmp_path, number):
+    # 300 without a failure: less than 1 % at 95 % confidence (rule of three).
+    test_killed_inside_a_save_it_ends_with_the_same_bytes(train, whole, tmp_path, number)
+
+
 def test_the_kills_do_leave_something_to_sweep(train, tmp_path):
     assert not train(tmp_path, die=("write", 9))
     stale = [p.name for p in tmp_path.rglob("*.slimfer-tmp-*")]

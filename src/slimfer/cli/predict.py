@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 # A lone hyphen is a picture on stdin, so hyphens must reach `_sources`.
 Picture = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm")
-
 
 def predict(
     image: Picture,
@@ -77,6 +75,8 @@ def _sources(names: tuple[str, ...], recursive: bool) -> Iterator[str]:
     Raises:
         InputError: if one of them is not there, or is a folder without pictures.
     """
+    from slimfer.images import SUFFIXES
+
     for name in names:
         path = Path(name)
         if path.is_dir():
