@@ -4,6 +4,7 @@ python -m bench.run train_speed
 python -m bench.run inference --control runs/first/dense.safetensors --models runs/first/model.onnx
 python -m bench.run slimming_controls --control runs/first/dense.safetensors --data fer2013.zip
 python -m bench.run quantization --control runs/first/tuned.safetensors --data fer2013.zip
+python -m bench.run leaks --models runs/first/model.onnx --data fer2013.zip
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import inference, quantization, slimming_controls, train_speed
+from bench import inference, leaks, quantization, slimming_controls, train_speed
 from slimfer.data.frames import Dataset as Faces
 from slimfer.data.loader import load
 from slimfer.errors import InputError
@@ -54,6 +55,12 @@ def _quantization(options: argparse.Namespace) -> dict[str, Any]:
     return quantization.run(settings, *_network_and_faces(options))
 
 
+def _leaks(options: argparse.Namespace) -> dict[str, Any]:
+    if not options.models or options.data is None:
+        raise InputError("leaks needs --models ARTIFACT... and --data SRC")
+    return leaks.run(options.models, load(options.data))
+
+
 def _network_and_faces(options: argparse.Namespace) -> tuple[Checkpoint, Faces]:
     if options.control is None or options.data is None:
         raise InputError(f"{options.bench} needs --control CHECKPOINT and --data SRC")
@@ -71,6 +78,7 @@ BENCHES: Mapping[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Call
     "inference": (_inference, inference.table),
     "slimming_controls": (_slimming_controls, slimming_controls.table),
     "quantization": (_quantization, quantization.table),
+    "leaks": (_leaks, leaks.table),
 }
 
 

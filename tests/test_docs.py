@@ -22,6 +22,7 @@ CARDS = {
     "docs/methods/network_slimming.md": "slimming_controls",
     "docs/methods/quantization.md": "quantization",
     "docs/benchmarks.md": "train_speed",
+    "docs/fer2013.md": "leaks",
 }
 
 

@@ -1,11 +1,12 @@
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from bench import control, inference, quantization, run, slimming_controls, train_speed
+from bench import control, inference, leaks, quantization, run, slimming_controls, train_speed
 from slimfer.compress.config import Limits, SlimConfig
 from slimfer.compress.quantize import RANGES
 from slimfer.data.synthetic import synthetic
@@ -158,3 +159,14 @@ def test_quantization_names_every_way_and_starts_with_float():
     assert {(row["bits"], row["method"]) for row in others} == {(8, name) for name in RANGES} | {(4, "minmax")}
     coarse = max(row["sqnr_db"] for row in others if row["bits"] == 4)
     assert coarse < max(row["sqnr_db"] for row in others if row["bits"] == 8)
+
+
+def test_leaks_are_the_validation_pictures_that_training_has():
+    faces = synthetic(n_train=40, n_validation=20, n_test=7, seed=1)
+    train, validation = faces["train"], faces["validation"]
+    shown = replace(validation, images=np.concatenate([train.images[:5], validation.images[5:]]))
+    model = to_onnx(initial(NetSpec("mobile", args={"width": 0.25}), train.classes, seed=0))
+    rows = leaks.run([model], {"train": train, "validation": shown})["rows"]
+    assert [row["n"] for row in rows] == [20, 5, 15]
+    hits = [round(row["accuracy"] * row["n"]) for row in rows]
+    assert hits[0] == hits[1] + hits[2]
