@@ -110,6 +110,7 @@ class SlimFlags:
         passes: rounds of cutting and fine-tuning.
         round_to: round the width of every layer to a multiple of this; 1 is off.
         min_channels: channels that stay in every layer.
+        max_layer_ratio: largest share of one layer that a pass may cut.
         penalty: lambda of the L1 penalty on BN scales in training.
     """
 
@@ -117,11 +118,17 @@ class SlimFlags:
     passes: Annotated[int | None, default_of(_SLIM, "passes")] = None
     round_to: Annotated[int | None, default_of(_SLIM.limits, "round_to")] = None
     min_channels: Annotated[int | None, default_of(_SLIM.limits, "min_channels")] = None
+    max_layer_ratio: Annotated[float | None, default_of(_SLIM.limits, "max_layer_ratio")] = None
     penalty: Annotated[float | None, default_of(_SLIM, "penalty")] = None
 
     def over(self, config: SlimConfig) -> SlimConfig:
         """Return `config` with the flags that were given over it."""
-        limits = override(config.limits, round_to=self.round_to, min_channels=self.min_channels)
+        limits = override(
+            config.limits,
+            round_to=self.round_to,
+            min_channels=self.min_channels,
+            max_layer_ratio=self.max_layer_ratio,
+        )
         return override(config, ratio=self.ratio, passes=self.passes, penalty=self.penalty, limits=limits)
 
 
