@@ -34,3 +34,12 @@ def test_rises_in_the_warmup_and_never_after(one, other, warmup, schedule):
         assert first <= second
     if low >= warmup:
         assert first >= second
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+def test_each_cycle_goes_through_the_whole_schedule(schedule):
+    once = TrainConfig(schedule=schedule, warmup=0.1)
+    thrice = TrainConfig(schedule=schedule, warmup=0.1, cycles=3)
+    for cycle in range(3):
+        for progress in (0.0, 0.05, 0.3, 0.6, 0.9, 0.99):
+            assert lr_at((cycle + progress) / 3, thrice) == pytest.approx(lr_at(progress, once), abs=1e-9)

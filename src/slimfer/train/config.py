@@ -49,8 +49,10 @@ class TrainConfig:
         momentum: of SGD.
         weight_decay: applied to weights of convolutions and linear layers, not to BN and biases.
         schedule: `cosine` to 0, or `step` (times `step_factor` after each of `step_at`).
-        warmup: fraction of the run over which the rate rises linearly from 0.
-        step_at: points of the run, as fractions, for `step`.
+        cycles: warm restarts (Loshchilov and Hutter 2017, arXiv 1608.03983): the run is cut into this many equal parts,
+            and each goes through the whole schedule, warm-up included.
+        warmup: fraction of a cycle over which the rate rises linearly from 0.
+        step_at: points of a cycle, as fractions, for `step`.
         step_factor: factor for `step`.
         label_smoothing: weight of the uniform distribution in the target, in [0, 1).
         class_weights: `none`, or `balanced` (inverse class frequency, mean 1 over the pictures).
@@ -69,6 +71,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["cosine", "step"] = "cosine"
+    cycles: int = 1
     warmup: float = 0.05
     step_at: tuple[float, ...] = (0.5, 0.75)
     step_factor: float = 0.1
@@ -86,6 +89,7 @@ class TrainConfig:
         for name, low, high in (
             ("epochs", 1, 100_000),
             ("batch_size", 2, 65_536),
+            ("cycles", 1, 1_000),
             ("lr", 1e-9, 100.0),
             ("momentum", 0.0, 0.9999),
             ("weight_decay", 0.0, 1.0),
