@@ -33,7 +33,7 @@ def test_front_matter_holds_the_scores_of_what_ships(card, compressed):
     scores = compressed["stages"][-1]["scores"]
     assert f"{{type: accuracy, value: {scores['accuracy']:.6f}, name: Accuracy}}" in front
     assert f"{{type: f1, value: {scores['macro_f1']:.6f}, name: Macro F1}}" in front
-    assert 'license: "mit"' in front
+    assert 'license: "other"' in front
 
 
 def test_scores_of_every_class_and_the_worst_one_are_told(card, compressed):

@@ -10,12 +10,12 @@ from slimfer.report.results import Results, points_lost
 from slimfer.report.tables import Table, describe_machine, pictures, stage_table, summary
 
 
-def model_card(results: Results, *, licence: str = "MIT", channels: int = 1, image: int = 48) -> str:
+def model_card(results: Results, *, licence: str = "other", channels: int = 1, image: int = 48) -> str:
     """Return the Markdown of the card.
 
     Args:
         results: of the run that made the artifact; its last stage is what ships.
-        licence: SPDX name under which the weights may be used.
+        licence: SPDX name under which the weights may be used; `other` stands for the terms of the training data.
         channels: input channels of the artifact, 1 or 3.
         image: height and width of its input in pixels.
     """
@@ -77,7 +77,7 @@ def _details(results: Results, licence: str, channels: int, image: int) -> str:
         ("Parameters", count(last.params) if last.params else ""),
         ("Multiply-adds per face", count(last.macs) if last.macs else ""),
         ("SHA-256", f"`{artifact['sha256']}`" if "sha256" in artifact else ""),
-        ("Licence", licence),
+        ("Licence of the weights", "that of the training data" if licence == "other" else licence),
     ]
     return "## Model details\n\n" + _two_columns(rows)
 
