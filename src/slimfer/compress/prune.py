@@ -78,7 +78,6 @@ def prune(
     limits = limits or Limits()
     net = checkpoint.build()
     channels = channels_of(checkpoint, net)
-    before = count_params(channels)
     with torch.no_grad():
         scores = CRITERIA[criterion](channels, seed)
     if params is not None:
@@ -86,7 +85,7 @@ def prune(
     else:
         assert ratio is not None
         removed = choose(channels, scores, ratio, limits)
+    counts = [count_params(channels), count_params(channels, removed)]
     spec = cut(checkpoint, net, channels, removed)
     recalibrate(net, frames, batches=recalibrate_batches, seed=seed)
-    after = count_params(channels_of(checkpoint, net))
-    return checkpoint.after("prune", net, spec=spec, criterion=criterion, params=[before, after])
+    return checkpoint.after("prune", net, spec=spec, criterion=criterion, params=counts)

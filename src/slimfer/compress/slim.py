@@ -5,7 +5,6 @@ Train with an L1 penalty on all BN scales, cut the channels whose |gamma| is bel
 
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -60,9 +59,11 @@ def slim(checkpoint: Checkpoint, config: SlimConfig, frames: Frames) -> Checkpoi
     if not len(scores.atoms):
         raise InputError(f"network {checkpoint.spec.builder} has no batch normalization to slim by")
     removed = choose(channels, scores, config.ratio, config.limits)
-    before = count_params(channels)
+    record = {
+        "config": asdict(config),
+        "cut": scores.share(removed),
+        "params": [count_params(channels), count_params(channels, removed)],
+    }
     spec = cut(checkpoint, net, channels, removed, fold=config.fold)
     recalibrate(net, frames, batches=config.recalibrate)
-    share = float(scores.weights[np.isin(scores.atoms, removed)].sum() / scores.weights.sum())
-    record = {"config": asdict(config), "cut": share, "params": [before, count_params(channels_of(checkpoint, net))]}
     return checkpoint.after("slim", net, spec=spec, **record)

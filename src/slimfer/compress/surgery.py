@@ -17,7 +17,9 @@ from slimfer.compress.config import Limits
 from slimfer.data.frames import Frames
 from slimfer.errors import InputError
 from slimfer.model.groups import Atoms, ChannelMap, Layer, channel_map
+from slimfer.model.mode import evaluating
 from slimfer.model.narrow import remove_atoms
+from slimfer.model.spec import NetSpec
 from slimfer.train.augment import step_generator, to_input
 from slimfer.train.checkpoint import Checkpoint
 
@@ -59,6 +61,10 @@ class Scores:
             np.array([len(found[atom]) for atom in atoms], dtype=np.int64),
         )
 
+    def share(self, removed: Atoms) -> float:
+        """Return which share of the scored channels, counted once per layer, `removed` is."""
+        return float(self.weights[np.isin(self.atoms, removed)].sum() / self.weights.sum())
+
 
 def choose(channels: ChannelMap, scores: Scores, ratio: float, limits: Limits) -> Atoms:
     """Return the channels to cut: the lowest scores up to the global threshold that `ratio` sets, within `limits`.
@@ -80,7 +86,7 @@ def choose(channels: ChannelMap, scores: Scores, ratio: float, limits: Limits) -
         step = max(1, len(order) // 500)
         for count in range(first, len(order), step):
             removed = _within(channels, scores, order[:count], limits)
-            if _weight(scores, removed) >= ratio * total:
+            if scores.share(removed) >= ratio:
                 break
     return removed
 
@@ -121,7 +127,7 @@ def count_params(channels: ChannelMap, removed: Atoms | None = None) -> int:
     return total
 
 
-def cut(checkpoint: Checkpoint, net: nn.Module, channels: ChannelMap, removed: Atoms, *, fold: bool = True) -> Any:
+def cut(checkpoint: Checkpoint, net: nn.Module, channels: ChannelMap, removed: Atoms, *, fold: bool = True) -> NetSpec:
     """Cut `removed` out of `net` in place and return the spec of the narrower network.
 
     Args:
@@ -160,23 +166,19 @@ def recalibrate(net: nn.Module, frames: Frames, *, batches: int = 40, batch_size
     if not batches or not norms:
         return
     device = next(net.parameters()).device
-    modes = {module: module.training for module in net.modules()}
     momenta = [norm.momentum for norm in norms]
-    net.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-        norm.train()
     order = torch.randperm(len(frames), generator=step_generator(seed, 0)).numpy()[: batches * batch_size]
-    with torch.no_grad():
+    with evaluating(net), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+            norm.train()
         for start in range(0, len(order), batch_size):
             index = np.sort(order[start : start + batch_size])
             images = torch.from_numpy(np.ascontiguousarray(frames.images[index])).to(device)
             net(to_input(images).contiguous(memory_format=torch.channels_last))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    for module, mode in modes.items():
-        module.training = mode
 
 
 def channels_of(checkpoint: Checkpoint, net: nn.Module) -> ChannelMap:
@@ -208,10 +210,6 @@ def _within(channels: ChannelMap, scores: Scores, lowest: npt.NDArray[np.int64],
         removed.append(weakest_first[: len(members) - kept])
     index = np.concatenate(removed) if removed else np.array([], dtype=np.int64)
     return np.sort(scores.atoms[index])
-
-
-def _weight(scores: Scores, removed: Atoms) -> int:
-    return int(scores.weights[np.isin(scores.atoms, removed)].sum())
 
 
 class _ConstantFolder:
