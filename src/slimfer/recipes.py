@@ -7,15 +7,14 @@ A recipe may hold any subset of the tables and of their keys; what it leaves out
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import dacite
 
-from slimfer.compress.config import CompressConfig, DistillConfig, Limits, QuantizeConfig, SlimConfig
+from slimfer.compress.config import KINDS, CompressConfig, PlannedStep, usual_steps
 from slimfer.errors import InputError
-from slimfer.train.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -51,52 +50,53 @@ class ModelRecipe:
 
 
 @dataclass(frozen=True)
-class PruneRecipe:
-    """Filter pruning by other scores than BN scales.
+class Recipe(CompressConfig):
+    """All tables of a recipe: those of `CompressConfig`, and what is read, what it starts from, and the chain of steps.
 
     Attributes:
-        criterion: `l1` (norm of each filter) or `random`.
-        ratio: share of all channels to cut, in [0, 1).
-        params: number of parameters to come as close to as possible; 0 = go by the ratio.
-        limits: see `slimfer.compress.config.Limits`.
+        data: what is read.
+        model: what a run starts from.
+        steps: the chain, one table per step: `do`, a key of `slimfer.compress.config.KINDS`, and any keys that go over
+            this step's table ([slim] for `slim`, ...) or, as tables, over other tables; empty = the usual chain.
     """
-
-    criterion: Literal["l1", "random"] = "l1"
-    ratio: float = 0.7
-    params: int = 0
-    limits: Limits = field(default_factory=lambda: Limits(round_to=8))
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if not 0 <= self.ratio < 1:
-            raise InputError(f"ratio must be at least 0 and below 1, not {self.ratio}")
-        if self.params < 0:
-            raise InputError(f"params must be at least 0, not {self.params}")
-
-
-_CHAIN = CompressConfig()
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All tables of a recipe; those without a class above are the ones of `CompressConfig`."""
 
     data: DataRecipe = field(default_factory=DataRecipe)
     model: ModelRecipe = field(default_factory=ModelRecipe)
-    train: TrainConfig = _CHAIN.train
-    slim: SlimConfig = _CHAIN.slim
-    finetune: TrainConfig = _CHAIN.finetune
-    distill: DistillConfig = _CHAIN.distill
-    quantize: QuantizeConfig = _CHAIN.quantize
-    prune: PruneRecipe = field(default_factory=PruneRecipe)
+    steps: tuple[Mapping[str, Any], ...] = ()
 
     def chain(self) -> CompressConfig:
-        """Return the settings of the compression chain."""
-        return CompressConfig(self.train, self.slim, self.finetune, self.distill, self.quantize)
+        """Return the settings of all steps."""
+        return CompressConfig(**{f.name: getattr(self, f.name) for f in fields(CompressConfig)})
+
+    def plan(self, *, trained: bool) -> tuple[PlannedStep, ...]:
+        """Return the chain: that of `steps`, or the usual one; `trained` leaves out the first training of the latter.
+
+        Raises:
+            InputError: if a step is unknown or one of its keys does not fit.
+        """
+        if not self.steps:
+            return usual_steps(self.chain(), trained=trained)
+        return tuple(self._planned(number, dict(step)) for number, step in enumerate(self.steps, 1))
+
+    def _planned(self, number: int, given: dict[str, Any]) -> PlannedStep:
+        kind = given.pop("do", None)
+        if not isinstance(kind, str):
+            raise InputError(f"step {number} does not say what to do: do = one of {', '.join(KINDS)}")
+        planned = PlannedStep(kind, self.chain())  # refuses an unknown kind
+        tables = [f.name for f in fields(CompressConfig)]
+        known = vars(getattr(self, KINDS[kind]))
+        own = {key: value for key, value in given.items() if key in known or key not in tables}
+        others = {key: value for key, value in given.items() if key not in own}
+        try:
+            merged = parse_recipe({**others, KINDS[kind]: {**others.get(KINDS[kind], {}), **own}}, self)
+        except InputError as error:
+            raise InputError(f"step {number} ({kind}): {error}") from None
+        return replace(planned, config=merged.chain())
 
     def tables(self, *names: str) -> dict[str, Any]:
         """Return the named tables as plain values, for `recipe.toml`."""
-        return {name: asdict(getattr(self, name)) for name in names}
+        values = asdict(self)
+        return {name: values[name] for name in names}
 
 
 def read_recipe(path: Path | str, defaults: Recipe | None = None) -> Recipe:

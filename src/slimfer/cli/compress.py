@@ -117,6 +117,7 @@ def _compress(
     from slimfer.compress.pipeline import run_steps
     from slimfer.export.deliver import deliver
     from slimfer.export.parity import require
+    from slimfer.model.spec import NetSpec
     from slimfer.report.card import model_card
     from slimfer.report.page import write_report
 
@@ -133,7 +134,7 @@ def _compress(
         stages = run_steps(
             start,
             dataset,
-            recipe.chain(),
+            recipe.plan(trained=not isinstance(start, NetSpec)),
             run.path / "stages",
             device=device,
             watch=lambda name: Watch(show, run, name),

@@ -1,15 +1,15 @@
 """`slimfer prune`."""
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 from slimfer.cli.common import Answer, Common
 from slimfer.cli.flags import Data, Force, Out, RecipeFile, Votes, base_recipe, default_of, over_data, override
 from slimfer.cli.start import name_start
 from slimfer.cli.steps import finish_step, open_step
-from slimfer.recipes import PruneRecipe
+from slimfer.compress.config import Criterion, PruneConfig
 
-_DEFAULT = PruneRecipe()
+_DEFAULT = PruneConfig()
 
 
 def prune(
@@ -21,7 +21,7 @@ def prune(
     recipe: RecipeFile = None,
     votes: Votes = None,
     force: Force = False,
-    criterion: Annotated[Literal["l1", "random"] | None, default_of(_DEFAULT, "criterion")] = None,
+    criterion: Annotated[Criterion | None, default_of(_DEFAULT, "criterion")] = None,
     ratio: Annotated[float | None, default_of(_DEFAULT, "ratio")] = None,
     params: int | None = None,
     round_to: Annotated[int | None, default_of(_DEFAULT.limits, "round_to")] = None,
@@ -52,15 +52,7 @@ def prune(
     resolved = replace(base, data=over_data(base.data, data, votes), model=name_start(base.model, model), prune=config)
     seed = base.train.seed if common.seed is None else common.seed
     with open_step(resolved, ("prune",), out, common, seed=seed, resume=False, force=force) as step:
-        result = pruned(
-            step.checkpoint,
-            step.dataset["train"],
-            criterion=config.criterion,
-            ratio=None if config.params else config.ratio,
-            params=config.params or None,
-            limits=config.limits,
-            seed=seed,
-        )
+        result = pruned(step.checkpoint, step.dataset["train"], config, seed=seed)
         stages = [("start", step.checkpoint, None), ("prune", result, None)]
         hint = f"slimfer train --model {out} --data {resolved.data.source} --out {out}-finetuned"
         return finish_step(step, stages, hint)

@@ -47,6 +47,6 @@ def quantize(
     )
     config, seed = resolved.quantize, base.train.seed if common.seed is None else common.seed
     with open_step(resolved, ("quantize",), out, common, seed=seed, resume=False, force=force) as step:
-        result = quantized(step.checkpoint, step.dataset["train"], bits=config.bits, images=config.images, seed=seed)
+        result = quantized(step.checkpoint, step.dataset["train"], config, seed=seed)
         stages = [("start", step.checkpoint, None), ("quantize", result, None)]
         return finish_step(step, stages, f"slimfer export {out} --out model.onnx")

@@ -70,7 +70,7 @@ def slim(
         stages = run_steps(
             step.checkpoint,
             step.dataset,
-            resolved.chain(),
+            resolved.plan(trained=True),
             step.run.path / "stages",
             device=step.device,
             watch=lambda name: Watch(show, step.run, name),

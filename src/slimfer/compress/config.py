@@ -1,10 +1,14 @@
 """What a compression is made of, as plain values that are recorded with it (no torch here: `--help` reads it)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from slimfer.errors import InputError
 from slimfer.train.config import TrainConfig
+
+Criterion = Literal["l1", "l2", "fpgm", "taylor", "random"]
+Ranges = Literal["minmax", "percentile", "mse"]
 
 
 @dataclass(frozen=True)
@@ -75,16 +79,109 @@ class SlimConfig:
 
 
 @dataclass(frozen=True)
-class DistillConfig:
-    """What the network before the cut teaches the one after it during fine-tuning.
+class PruneConfig:
+    """Filter pruning by other scores than BN scales.
 
     Attributes:
-        weight: share of the teacher's term in the loss, in [0, 1]; 0 = no teacher.
+        criterion: `l1` or `l2` (norm of each filter), `fpgm` (distance to the layer's other filters), `taylor` (effect
+            on the loss, to first order) or `random`.
+        ratio: share of all channels to cut, in [0, 1).
+        params: number of parameters to come as close to as possible; 0 = go by the ratio.
+        images: training pictures that `taylor` looks at.
+        recalibrate: batches of training pictures for new BN statistics after the cut; 0 = keep the old ones.
+        limits: see `Limits`.
+    """
+
+    criterion: Criterion = "l1"
+    ratio: float = 0.7
+    params: int = 0
+    images: int = 1024
+    recalibrate: int = 40
+    limits: Limits = field(default_factory=lambda: Limits(round_to=8))
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if not 0 <= self.ratio < 1:
+            raise InputError(f"ratio must be at least 0 and below 1, not {self.ratio}")
+        if self.params < 0:
+            raise InputError(f"params must be at least 0, not {self.params}")
+        if self.images < 1:
+            raise InputError(f"images must be at least 1, not {self.images}")
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Single weights set to zero and kept there: unstructured, or N of every M.
+
+    Attributes:
+        sparsity: share of each layer's weights to set to zero, in [0, 1); by magnitude, the smallest go.
+        keep: with `group`: of every `group` weights along the input, this many stay; 0 = unstructured.
+        group: see `keep`.
+        layers: glob patterns of layer names; a layer that matches none keeps all its weights.
+        per_layer: glob pattern -> sparsity of the layers that match it, over `sparsity` (the first match counts).
+        biases: whether biases are masked too.
+    """
+
+    sparsity: float = 0.3
+    keep: int = 0
+    group: int = 0
+    layers: tuple[str, ...] = ("*",)
+    per_layer: Mapping[str, float] = field(default_factory=dict)
+    biases: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        for name, value in (("sparsity", self.sparsity), *((f"sparsity of {k}", v) for k, v in self.per_layer.items())):
+            if not 0 <= value < 1:
+                raise InputError(f"{name} must be at least 0 and below 1, not {value}")
+        if (self.keep or self.group) and not 0 < self.keep < self.group <= 64:
+            raise InputError(f"N:M masks keep 1 to M-1 of M <= 64 weights, not {self.keep} of {self.group}")
+
+
+@dataclass(frozen=True)
+class DsdConfig:
+    """Dense-sparse-dense training after a first, dense one (Han et al. 2017); [mask] says what is zero in between.
+
+    Attributes:
+        rounds: of sparse and dense phases; 2 is DSDSD.
+        sparse: the training of each sparse phase.
+        dense: the training of each dense phase, at a lower rate.
+    """
+
+    rounds: int = 1
+    sparse: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=10, lr=0.02))
+    dense: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=10, lr=0.01))
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if not 1 <= self.rounds <= 20:
+            raise InputError(f"rounds must be between 1 and 20, not {self.rounds}")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """What teachers give a network during training.
+
+    Attributes:
+        weight: share of the teachers' term in the loss (lambda), in [0, 1]; 0 = no teacher.
         temperature: softens both sides' probabilities, above 0.
+        square: whether the teachers' term is multiplied by T^2, so that its gradient does not shrink with T (Hinton et
+            al. 2015); the code of MicroExpNet has no such factor.
+        teachers: runs, checkpoints or artifacts whose softened probabilities are averaged; empty = the network that a
+            chain started from, before the first cut.
+        mirror: whether teachers also see each picture mirrored, and both answers are averaged.
+        features: weight of the feature term that is added to the loss; 0 = none.
+        cache: folder for the teachers' answers, so that another run with the same seed, pictures and augmentation
+            reads instead of computing them; empty = computed live.
     """
 
     weight: float = 0.7
     temperature: float = 2.0
+    square: bool = True
+    teachers: tuple[str, ...] = ()
+    mirror: bool = False
+    features: float = 0.0
+    cache: str = ""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -92,6 +189,8 @@ class DistillConfig:
             raise InputError(f"distill weight must be between 0 and 1, not {self.weight}")
         if not 0 < self.temperature <= 100:
             raise InputError(f"temperature must be above 0 and at most 100, not {self.temperature}")
+        if not 0 <= self.features <= 10_000:
+            raise InputError(f"weight of features must be between 0 and 10000, not {self.features}")
 
 
 @dataclass(frozen=True)
@@ -99,28 +198,120 @@ class QuantizeConfig:
     """Static quantization to integers.
 
     Attributes:
-        bits: of the weights; 32 leaves the network in float.
+        bits: of the weights, 2-8; 32 leaves the network in float.
+        activations: bits of the activations, 8 or 4.
+        per_layer: glob pattern -> bits of the weights of the layers that match it (the first match counts); these go
+            over `bits` and over `ends`.
+        ends: bits of the weights of the first and the last layer, and of the activations that they read.
         images: training pictures for calibration.
+        ranges: how a range is chosen from what was seen: `minmax`, `percentile` or `mse` (least squares).
+        equalize: cross-layer equalization before anything else.
+        correct_bias: whether to take the shift of each layer's mean off its bias.
     """
 
     bits: int = 8
+    activations: int = 8
+    per_layer: Mapping[str, int] = field(default_factory=dict)
+    ends: int = 8
     images: int = 1024
+    ranges: Ranges = "minmax"
+    equalize: bool = False
+    correct_bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        for name, bits in (("ends", self.ends), *((f"bits of {k}", v) for k, v in self.per_layer.items())):
+            if not 2 <= bits <= 8:
+                raise InputError(f"{name} must be between 2 and 8, not {bits}")
+        if not (2 <= self.bits <= 8 or self.bits == 32):
+            raise InputError(f"bits must be between 2 and 8, or 32 for float, not {self.bits}")
+        if self.activations not in (4, 8):
+            raise InputError(f"activations must be 8 or 4, not {self.activations}")
+
+
+@dataclass(frozen=True)
+class QatConfig:
+    """Quantization-aware training: the quantized network goes on learning.
+
+    Attributes:
+        weights: how weights are quantized while they learn: `ste` (scales follow the largest weight; straight-through
+            gradient), `lsq` (learned scales; Esser et al. 2020) or `dorefa` (tanh before rounding; Zhou et al. 2016).
+        activations: `ste` (ranges stay as calibrated), `lsq` (learned scales) or `pact` (learned clipping; Choi et al.
+            2018).
+        train: the training.
+    """
+
+    weights: Literal["ste", "lsq", "dorefa"] = "lsq"
+    activations: Literal["ste", "lsq", "pact"] = "lsq"
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=6, lr=0.01))
 
 
 @dataclass(frozen=True)
 class CompressConfig:
-    """The whole chain: train with the penalty, slim, fine-tune, quantize.
+    """The settings of every kind of step that a chain may have (see `slimfer.compress.pipeline.STEPS`).
 
     Attributes:
         train: the first training (not used when a trained network is given).
-        slim: the cut.
+        slim: the cut by BN scales, and the penalty before it.
+        prune: a cut by another criterion.
+        mask: single weights set to zero.
         finetune: the training after each cut.
-        distill: the teacher's part in fine-tuning.
+        dsd: dense-sparse-dense training.
+        distill: the teachers' part in every training after the first; in the first, if it names teachers.
         quantize: the integers.
+        qat: training with integers.
     """
 
     train: TrainConfig = field(default_factory=TrainConfig)
     slim: SlimConfig = field(default_factory=SlimConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=30, lr=0.05))
+    dsd: DsdConfig = field(default_factory=DsdConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    qat: QatConfig = field(default_factory=QatConfig)
+
+
+# Which table of `CompressConfig` says how a kind of step is done; the steps themselves: `slimfer.compress.pipeline.STEPS`.
+KINDS: Mapping[str, str] = {
+    "train": "train",
+    "slim": "slim",
+    "prune": "prune",
+    "mask": "mask",
+    "finetune": "finetune",
+    "finetune-sparse": "finetune",
+    "sparse": "dsd",
+    "dense": "dsd",
+    "quantize": "quantize",
+    "qat": "qat",
+}
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of a chain: its kind, a key of `KINDS`, and all settings as they are for this step."""
+
+    kind: str
+    config: CompressConfig
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown kind."""
+        if self.kind not in KINDS:
+            raise InputError(f"unknown step {self.kind!r}; the steps are {', '.join(KINDS)}")
+
+
+def usual_steps(config: CompressConfig, *, trained: bool) -> tuple[PlannedStep, ...]:
+    """Return the chain of the main job: train, slim and fine-tune in passes, quantize; `trained` leaves out the first."""
+    kinds = [] if trained else ["train"]
+    for number in range(config.slim.passes):
+        kinds += ["slim", "finetune" if number == config.slim.passes - 1 else "finetune-sparse"]
+    if config.quantize.bits < 32:
+        kinds.append("quantize")
+    each = replace(config, slim=config.slim.one_pass())
+    return tuple(PlannedStep(kind, each) for kind in kinds)
+
+
+def dsd_steps(config: CompressConfig) -> tuple[PlannedStep, ...]:
+    """Return the chain of dense-sparse-dense training after the first, dense phase."""
+    return tuple(PlannedStep(kind, config) for _ in range(config.dsd.rounds) for kind in ("mask", "sparse", "dense"))

@@ -1,13 +1,16 @@
 """The chain of steps from a network to a smaller one; each step takes a checkpoint, gives one, and can be resumed."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slimfer.compress.config import CompressConfig
-from slimfer.compress.distill import distillation
+from slimfer.compress.config import CompressConfig, PlannedStep
+from slimfer.compress.distill import Network, distillation, open_teacher
+from slimfer.compress.mask import Mask, mask
+from slimfer.compress.prune import prune
+from slimfer.compress.qat import finish_qat, prepare_qat
 from slimfer.compress.quantize import quantize
 from slimfer.compress.slim import INITIAL_GAMMA, SlimmingPenalty, slim
 from slimfer.data.frames import Dataset
@@ -15,7 +18,9 @@ from slimfer.errors import InputError
 from slimfer.files import read_json, write_json
 from slimfer.model.spec import NetSpec
 from slimfer.train.checkpoint import Checkpoint
-from slimfer.train.loop import Watcher, fit, initial
+from slimfer.train.config import TrainConfig
+from slimfer.train.loop import Hook, Watcher, fit, initial
+from slimfer.train.objective import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -23,10 +28,10 @@ class Context:
     """What a step may use besides the checkpoint that it works on.
 
     Attributes:
-        config: of the whole chain.
+        config: all settings as they are for this step.
         dataset: must have `train` and `validation`.
         folder: for the files of this step.
-        dense: the network before the first cut, which teaches; None in the first training.
+        dense: the first trained network of the chain, which teaches unless other teachers are named; None before.
         device: `cpu` or `cuda`.
         watch: called with the progress of trainings.
     """
@@ -57,7 +62,18 @@ def train_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
 
 def slim_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
     """Cut channels by their BN scales."""
-    return slim(checkpoint, context.config.slim.one_pass(), context.dataset["train"])
+    return slim(checkpoint, context.config.slim, context.dataset["train"])
+
+
+def prune_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
+    """Cut channels by another criterion."""
+    config = context.config
+    return prune(checkpoint, context.dataset["train"], config.prune, seed=config.train.seed)
+
+
+def mask_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
+    """Set single weights to zero."""
+    return mask(checkpoint, context.config.mask)
 
 
 def finetune_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
@@ -71,36 +87,48 @@ def finetune_sparse_step(checkpoint: Checkpoint, context: Context) -> Checkpoint
     return _fit(checkpoint, context, context.config.finetune, "finetune", penalty)
 
 
+def sparse_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
+    """Train while the weights that are zero stay zero."""
+    return _fit(checkpoint, context, context.config.dsd.sparse, "sparse", Mask(checkpoint, context.config.mask))
+
+
+def dense_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
+    """Train all weights, at the lower rate of dense-sparse-dense training."""
+    return _fit(checkpoint, context, context.config.dsd.dense, "dense")
+
+
 def quantize_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
     """Turn weights and activations into integers."""
-    config = context.config.quantize
-    frames = context.dataset["train"]
-    return quantize(checkpoint, frames, bits=config.bits, images=config.images, seed=context.config.train.seed)
+    config = context.config
+    return quantize(checkpoint, context.dataset["train"], config.quantize, seed=config.train.seed)
+
+
+def qat_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
+    """Train with integers; a float network is quantized first."""
+    if not checkpoint.quant:
+        checkpoint = quantize_step(checkpoint, context)
+    config = context.config.qat
+    return finish_qat(_fit(prepare_qat(checkpoint, config), context, config.train, "qat"))
 
 
 STEPS: Mapping[str, Callable[[Checkpoint, Context], Checkpoint]] = {
     "train": train_step,
     "slim": slim_step,
+    "prune": prune_step,
+    "mask": mask_step,
     "finetune": finetune_step,
     "finetune-sparse": finetune_sparse_step,
+    "sparse": sparse_step,
+    "dense": dense_step,
     "quantize": quantize_step,
+    "qat": qat_step,
 }
-
-
-def plan(config: CompressConfig, *, trained: bool) -> tuple[str, ...]:
-    """Return the steps of the chain, in order; `trained` leaves the first training out."""
-    steps = [] if trained else ["train"]
-    for number in range(config.slim.passes):
-        steps += ["slim", "finetune" if number == config.slim.passes - 1 else "finetune-sparse"]
-    if config.quantize.bits < 32:
-        steps.append("quantize")
-    return tuple(steps)
 
 
 def run_steps(
     start: Checkpoint | NetSpec,
     dataset: Dataset,
-    config: CompressConfig,
+    steps: Sequence[PlannedStep],
     folder: Path,
     *,
     device: str = "cpu",
@@ -111,13 +139,13 @@ def run_steps(
     Args:
         start: a trained network, or the spec of one to train.
         dataset: pictures.
-        config: settings of all steps.
+        steps: the chain.
         folder: gets one folder per step, `1-train/`, `2-slim/`, ...
         device: `cpu` or `cuda`.
         watch: gives the watcher for a step, by name.
 
     Raises:
-        InputError: if a split is missing, or `folder` holds a chain with other settings.
+        InputError: if a split is missing, the chain does not fit the start, or `folder` holds another chain.
     """
     for split in ("train", "validation"):
         if split not in dataset:
@@ -125,39 +153,39 @@ def run_steps(
     classes = dataset["train"].classes
     if isinstance(start, Checkpoint) and start.labels != classes:
         raise InputError(f"the network reads {', '.join(start.labels)}, the data has {', '.join(classes)}")
-    if isinstance(start, Checkpoint) and start.quant:
-        raise InputError("the network is quantized already; start from the float network that it was made from")
-    steps = plan(config, trained=isinstance(start, Checkpoint))
-    _claim(folder, start, config, steps)
+    trained = isinstance(start, Checkpoint)
+    if not trained and (not steps or steps[0].kind != "train"):
+        raise InputError("an untrained network has to be trained first: the chain must begin with train")
+    _claim(folder, start, steps)
     stages: list[Stage] = []
     if isinstance(start, NetSpec):
-        current = initial(start, classes, seed=config.train.seed, gamma=INITIAL_GAMMA)
+        current = initial(start, classes, seed=steps[0].config.train.seed, gamma=INITIAL_GAMMA)
     else:
         current = start
         stages.append(Stage("start", "start", folder, start))
-    dense = start if isinstance(start, Checkpoint) else None
-    for number, kind in enumerate(steps, 1):
-        name = f"{number}-{kind}"
+    dense = current if trained else None
+    for number, step in enumerate(steps, 1):
+        name = f"{number}-{step.kind}"
         result = folder / name / "result.safetensors"
         if result.is_file():
             current = Checkpoint.load(result)
         else:
-            context = Context(config, dataset, folder / name, dense, device, watch(name))
-            current = STEPS[kind](current, context)
+            context = Context(step.config, dataset, folder / name, dense, device, watch(name))
+            current = STEPS[step.kind](current, context)
             current.save(result)
         dense = dense or current
-        stages.append(Stage(name, kind, folder / name, current))
+        stages.append(Stage(name, step.kind, folder / name, current))
     return stages
 
 
 def _fit(
-    checkpoint: Checkpoint, context: Context, config: Any, name: str, penalty: SlimmingPenalty | None = None
+    checkpoint: Checkpoint, context: Context, config: TrainConfig, name: str, hook: Hook | None = None
 ) -> Checkpoint:
     """Train in the step's folder; it holds nothing or the state of this very training, so resuming is always right."""
-    dataset = context.dataset
-    extra = {}
-    if context.dense is not None:
-        extra["objective"] = distillation(context.dense, checkpoint, context.config.distill, context.device)
+    dataset, lessons = context.dataset, context.config.distill
+    teachers = [open_teacher(path, context.device) for path in lessons.teachers]
+    if context.dense is not None and not teachers:
+        teachers = [Network(context.dense, context.device)]
     return fit(
         checkpoint,
         dataset["train"],
@@ -165,23 +193,21 @@ def _fit(
         config,
         run=context.folder,
         resume=True,
-        hooks=[penalty] if penalty else [],
+        objective=distillation(teachers, checkpoint, lessons) if teachers else cross_entropy,
+        hooks=[hook] if hook else [],
         device=context.device,
         step_name=name,
         watch=context.watch,
-        **extra,
     )
 
 
-def _claim(folder: Path, start: Checkpoint | NetSpec, config: CompressConfig, steps: tuple[str, ...]) -> None:
+def _claim(folder: Path, start: Checkpoint | NetSpec, steps: Sequence[PlannedStep]) -> None:
     """Write what this chain is, or check that the folder holds the same one."""
-    trained = isinstance(start, Checkpoint)
     identity = json.loads(
         json.dumps(
             {
                 "start": start.digest() if isinstance(start, Checkpoint) else start.to_dict(),
-                "config": asdict(replace(config, train=replace(config.train, save_seconds=0.0))),
-                "steps": [*(["start"] if trained else []), *steps],
+                "steps": [{"kind": step.kind, "config": _without_saves(asdict(step.config))} for step in steps],
             }
         )
     )
@@ -190,3 +216,10 @@ def _claim(folder: Path, start: Checkpoint | NetSpec, config: CompressConfig, st
         write_json(path, identity)
     elif read_json(path) != identity:
         raise InputError(f"{folder} holds a chain with other settings; use another --out, or --force to start again")
+
+
+def _without_saves(value: Any) -> Any:
+    """Return settings without how often trainings are saved, which does not change results."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_saves(inner) for key, inner in value.items() if key != "save_seconds"}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slimfer.compress.config import Limits
+from slimfer.compress.config import PruneConfig
 from slimfer.compress.surgery import (
     Scores,
     channels_of,
@@ -17,7 +17,6 @@ from slimfer.compress.surgery import (
     recalibrate,
 )
 from slimfer.data.frames import Frames
-from slimfer.errors import InputError
 from slimfer.model.groups import ChannelMap
 from slimfer.train.checkpoint import Checkpoint
 
@@ -45,47 +44,25 @@ def random_scores(channels: ChannelMap, seed: int = 0) -> Scores:
 CRITERIA: Mapping[str, Callable[[ChannelMap, int], Scores]] = {"l1": l1_scores, "random": random_scores}
 
 
-def prune(
-    checkpoint: Checkpoint,
-    frames: Frames,
-    *,
-    criterion: str = "l1",
-    ratio: float | None = None,
-    params: int | None = None,
-    limits: Limits | None = None,
-    recalibrate_batches: int = 40,
-    seed: int = 0,
-) -> Checkpoint:
-    """Cut channels by `criterion`, to a share of channels or to a parameter count.
+def prune(checkpoint: Checkpoint, frames: Frames, config: PruneConfig | None = None, *, seed: int = 0) -> Checkpoint:
+    """Cut channels by a criterion, to a share of channels or to a parameter count.
 
     Args:
         checkpoint: the network.
         frames: training pictures for BN recalibration.
-        criterion: a key of `CRITERIA`.
-        ratio: share of layer channels to cut, in [0, 1).
-        params: number of parameters to come as close to as possible; exactly one of `ratio` and `params` is given.
-        limits: what the choice must respect.
-        recalibrate_batches: batches for new BN statistics.
-        seed: of the random criterion.
-
-    Raises:
-        InputError: if the criterion is unknown, or not exactly one of ratio and params is given.
+        config: the criterion and how much goes.
+        seed: of the random criterion and of the choice of pictures.
     """
-    if criterion not in CRITERIA:
-        raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(CRITERIA)}")
-    if (ratio is None) == (params is None):
-        raise InputError("give either a ratio or a number of parameters to prune to")
-    limits = limits or Limits()
+    config = config or PruneConfig()
     net = checkpoint.build()
     channels = channels_of(checkpoint, net)
     with torch.no_grad():
-        scores = CRITERIA[criterion](channels, seed)
-    if params is not None:
-        removed = choose_for_params(channels, scores, params, limits)
+        scores = CRITERIA[config.criterion](channels, seed)
+    if config.params:
+        removed = choose_for_params(channels, scores, config.params, config.limits)
     else:
-        assert ratio is not None
-        removed = choose(channels, scores, ratio, limits)
+        removed = choose(channels, scores, config.ratio, config.limits)
     counts = [count_params(channels), count_params(channels, removed)]
     spec = cut(checkpoint, net, channels, removed)
-    recalibrate(net, frames, batches=recalibrate_batches, seed=seed)
-    return checkpoint.after("prune", net, spec=spec, criterion=criterion, params=counts)
+    recalibrate(net, frames, batches=config.recalibrate, seed=seed)
+    return checkpoint.after("prune", net, spec=spec, criterion=config.criterion, params=counts)

@@ -11,13 +11,14 @@ percentile 21.3 (898 validation faces, 512 for calibration); on small nets for s
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
+from slimfer.compress.config import QuantizeConfig
 from slimfer.data.frames import Frames
 from slimfer.errors import InputError
 from slimfer.model.quant import (
@@ -91,11 +92,8 @@ RANGES: Mapping[str, Callable[[Observed], tuple[float, float]]] = {
 def quantize(
     checkpoint: Checkpoint,
     calibration: Frames,
+    config: QuantizeConfig | None = None,
     *,
-    bits: int = 8,
-    method: str = "minmax",
-    images: int = 1024,
-    correct_bias: bool = True,
     seed: int = 0,
     batch_size: int = 128,
 ) -> Checkpoint:
@@ -104,42 +102,32 @@ def quantize(
     Args:
         checkpoint: a float network.
         calibration: training pictures; a random part of them is used.
-        bits: of the weights, 2..8; activations have 8.
-        method: a key of `RANGES`.
-        images: pictures to calibrate on, at most all.
-        correct_bias: whether to take the shift of each layer's mean off its bias.
+        config: bits, ranges and corrections; 8 bits by default.
         seed: of the choice of pictures and of the sample.
         batch_size: pictures at a time.
 
     Raises:
-        InputError: if the network is quantized already, `bits` or `method` is unknown, or there are too few pictures.
+        InputError: if the network is quantized already, or there are too few pictures.
     """
+    config = config or QuantizeConfig()
     if checkpoint.quant:
         raise InputError("the network is quantized already; quantize the float network it came from")
-    if method not in RANGES:
-        raise InputError(f"unknown calibration method {method!r}; choose one of {', '.join(RANGES)}")
-    if min(images, len(calibration)) < MIN_IMAGES:
-        count = min(images, len(calibration))
+    if min(config.images, len(calibration)) < MIN_IMAGES:
+        count = min(config.images, len(calibration))
         raise InputError(f"calibration needs at least {MIN_IMAGES} pictures, not {count}")
-    graph = place(checkpoint.build(), bits)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(calibration))[:images])
+    graph = place(checkpoint.build(), config.bits)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(calibration))[: config.images])
     frames = calibration.take(chosen)
     with torch.no_grad():
-        calibrate(graph, frames, RANGES[method], batch_size=batch_size, seed=seed)
+        calibrate(graph, frames, RANGES[config.ranges], batch_size=batch_size, seed=seed)
         freeze(graph)
-        if correct_bias:
+        if config.correct_bias:
             some = np.random.default_rng(seed).permutation(len(frames))[:CORRECTION_IMAGES]
             correct_biases(graph, to_tensor(frames.take(np.sort(some))))
         for layer in quant_layers(graph):
             layer.module.round_bias(float(layer.source.scale))
-    record: dict[str, Any] = {
-        "bits": bits,
-        "method": method,
-        "images": len(frames),
-        "correct_bias": correct_bias,
-        "seed": seed,
-    }
-    return checkpoint.after("quantize", graph, **record)
+    record = asdict(replace(config, images=len(frames)))
+    return checkpoint.after("quantize", graph, **record, seed=seed)
 
 
 def to_tensor(frames: Frames) -> Tensor:

@@ -59,6 +59,7 @@ class TrainConfig:
         average: decay per step of the moving average of weights that is evaluated and kept; 0 = off.
         early_stop: epochs without a better validation accuracy before stopping; 0 = never.
         precision: `auto` (bf16 where the processor has it), `bf16` or `fp32`.
+        frozen: glob patterns of layers that do not learn: no gradient, and their BN statistics stay.
         seed: of initial weights, order of pictures and augmentation.
         save_seconds: time between saves within an epoch (one is also made after each epoch).
         augment: see `AugmentConfig`.
@@ -80,6 +81,7 @@ class TrainConfig:
     average: float = 0.999
     early_stop: int = 0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    frozen: tuple[str, ...] = ()
     seed: int = 0
     save_seconds: float = 60.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -8,7 +8,8 @@ machine with the same number of threads; on a GPU as far as its kernels repeat t
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ from slimfer.train.averaging import WeightAverage
 from slimfer.train.checkpoint import Checkpoint, load_tensors, save_tensors, weights_of
 from slimfer.train.config import TrainConfig
 from slimfer.train.evaluate import predict_logits, softmax
-from slimfer.train.objective import Objective, balanced_weights, cross_entropy, smooth, weighted
+from slimfer.train.objective import Attached, Objective, balanced_weights, cross_entropy, smooth, weighted
 from slimfer.train.schedule import lr_at
 from slimfer.train.state import differences, identity, optimizer_tensors, restore_optimizer
 
@@ -110,7 +111,7 @@ def fit(
         config: everything else that decides the result.
         run: folder for results, weights and state; None keeps all in memory.
         resume: continue from `run`'s state if there is one.
-        objective: loss of (logits, target, input batch).
+        objective: loss of (logits, target, input batch); one that needs the network too has a method `attach(net)`.
         hooks: methods that act during training.
         device: `cpu` or `cuda`.
         step_name: name of this training in the lineage.
@@ -165,6 +166,10 @@ class _Trainer:
         self.device = torch.device(device)
         self.bf16 = uses_bf16(config.precision, device)
         self.net = _placed(start.build(), self.device).train()
+        for layer in frozen_layers(self.net, config.frozen):
+            layer.eval().requires_grad_(False)  # in evaluation, BN statistics stay
+        if isinstance(objective, Attached):
+            objective.attach(self.net)
         self.images = _tensor(train.images, self.device)
         self.targets = _tensor(train.targets(), self.device)
         self.class_weights: Tensor | None = None
@@ -295,7 +300,13 @@ class _Trainer:
             "epoch": epoch + 1,
             "val_accuracy": self.history[epoch]["val/accuracy"],
         }
-        return Checkpoint(self.start.spec, weights, self.start.labels, (*self.start.lineage, record))
+        quant = {name: weights[name] for name in self.start.quant}
+        return replace(
+            self.start,
+            weights={name: tensor for name, tensor in weights.items() if name not in quant},
+            lineage=(*self.start.lineage, record),
+            quant=quant,
+        )
 
     def _check_finite(self, *values: float) -> None:
         if not all(math.isfinite(value) for value in values):
@@ -388,6 +399,23 @@ def _optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def frozen_layers(net: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """Return the innermost layers whose dotted names match one of the glob `patterns`.
+
+    Raises:
+        InputError: if a pattern matches no layer, or nothing is left to learn.
+    """
+    layers = {name: module for name, module in net.named_modules() if name and not any(module.children())}
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise InputError(f"frozen: no layer is called {pattern!r} (there are {', '.join(list(layers)[:5])}, ...)")
+    chosen = [m for name, m in layers.items() if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    fixed = {id(p) for module in chosen for p in module.parameters()}
+    if chosen and all(id(p) in fixed for p in net.parameters()):
+        raise InputError(f"frozen: {', '.join(patterns)} leaves nothing to learn")
+    return chosen
 
 
 def _tensor(array: npt.NDArray[Any], device: torch.device) -> Tensor:

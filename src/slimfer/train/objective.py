@@ -4,12 +4,21 @@ Shapes: N pictures, K classes. logits (N, K), target (N, K) with rows that sum t
 """
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@runtime_checkable
+class Attached(Protocol):
+    """An objective that looks into the network: it is shown to it before the first step."""
+
+    def attach(self, net: nn.Module) -> None:
+        """Take note of the network that will be trained."""
 
 
 def cross_entropy(logits: Tensor, target: Tensor, x: Tensor | None = None) -> Tensor:
