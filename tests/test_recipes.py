@@ -1,5 +1,5 @@
 import tomllib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +7,12 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slimfer.compress.config import CompressConfig
 from slimfer.errors import InputError
 from slimfer.recipes import Recipe, parse_recipe, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = ("data", "model", "train", "slim", "finetune", "distill", "quantize", "prune")
+TABLES = ("data", "model", "steps", *(field.name for field in fields(CompressConfig)))
 
 
 def test_an_empty_recipe_is_the_defaults() -> None:
@@ -71,7 +72,7 @@ def _lists(value: object) -> object:
     ("given_", "sentence"),
     [
         ({"trian": {}}, "unknown table [trian]; did you mean 'train'?"),
-        ({"zzz": {}}, "unknown table [zzz]; it may hold data, model, train"),
+        ({"zzz": {}}, "unknown table [zzz]; it may hold train, slim, prune"),
         ({"train": {"epoch": 3}}, "unknown key 'epoch' in [train]; did you mean 'epochs'?"),
         ({"train": {"augment": {"flipp": True}}}, "unknown key 'flipp' in [train.augment]; did you mean 'flip'?"),
         ({"slim": {"limits": {"round": 8}}}, "unknown key 'round' in [slim.limits]; did you mean 'round_to'?"),
@@ -123,3 +124,40 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
 def test_every_recipe_of_ours_reads_and_names_a_network(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.model.builder or recipe.model.checkpoint
+
+
+def test_a_chain_of_steps_each_over_its_own_table() -> None:
+    recipe = parse_recipe(
+        {
+            "finetune": {"epochs": 7},
+            "steps": [
+                {"do": "slim", "ratio": 0.4, "limits": {"round_to": 4}},
+                {"do": "finetune", "lr": 1, "distill": {"weight": 0.0}},
+                {"do": "qat", "train": {"epochs": 2}, "weights": "ste"},
+            ],
+        }
+    )
+    slim, finetune, qat = recipe.plan(trained=True)
+    assert [step.kind for step in (slim, finetune, qat)] == ["slim", "finetune", "qat"]
+    assert (slim.config.slim.ratio, slim.config.slim.limits.round_to) == (0.4, 4)
+    assert (finetune.config.finetune.epochs, finetune.config.finetune.lr) == (7, 1.0)
+    assert (finetune.config.distill.weight, slim.config.distill.weight) == (0.0, Recipe().distill.weight)
+    # `train` is a key of [qat]; the table [train] stays as it was.
+    assert (qat.config.qat.train.epochs, qat.config.qat.weights) == (2, "ste")
+    assert qat.config.train == Recipe().train
+
+
+@pytest.mark.parametrize(
+    ("step", "sentence"),
+    [
+        ({"ratio": 0.5}, "step 1 does not say what to do: do = one of train, slim"),
+        ({"do": "slimm"}, "unknown step 'slimm'; the steps are train, slim"),
+        ({"do": "slim", "ratoi": 0.5}, "step 1 (slim): unknown key 'ratoi' in [slim]; did you mean 'ratio'?"),
+        ({"do": "slim", "ratio": 2.0}, "step 1 (slim): ratio must be at least 0 and below 1, not 2.0"),
+        ({"do": "finetune", "distill": 3}, "step 1 (finetune): distill must be a table, not 3"),
+    ],
+)
+def test_a_step_that_does_not_fit_is_named(step: dict[str, object], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_recipe({"steps": [step]}).plan(trained=True)
+    assert sentence in str(caught.value)

@@ -273,7 +273,7 @@ class CompressConfig:
     qat: QatConfig = field(default_factory=QatConfig)
 
 
-# Which table of `CompressConfig` says how a kind of step is done; the steps themselves: `slimfer.compress.pipeline.STEPS`.
+# Which table of `CompressConfig` says how a kind of step is done (what it does: `slimfer.compress.pipeline.STEPS`).
 KINDS: Mapping[str, str] = {
     "train": "train",
     "slim": "slim",
@@ -302,7 +302,7 @@ class PlannedStep:
 
 
 def usual_steps(config: CompressConfig, *, trained: bool) -> tuple[PlannedStep, ...]:
-    """Return the chain of the main job: train, slim and fine-tune in passes, quantize; `trained` leaves out the first."""
+    """Return the main job: train, slim and fine-tune in passes, quantize; a `trained` network is not trained first."""
     kinds = [] if trained else ["train"]
     for number in range(config.slim.passes):
         kinds += ["slim", "finetune" if number == config.slim.passes - 1 else "finetune-sparse"]
