@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from slimfer.artifact import open_artifact
-from slimfer.compress.config import Limits, SlimConfig
+from slimfer.compress.config import Limits, QuantizeConfig, SlimConfig
 from slimfer.compress.pipeline import Stage
 from slimfer.compress.quantize import quantize
 from slimfer.compress.slim import slim
 from slimfer.data.synthetic import synthetic
-from slimfer.export.deliver import deliver, layer_changes
+from slimfer.export.deliver import deliver, layer_changes, title
 from slimfer.metrics import score
 from slimfer.model.complexity import complexity
 from slimfer.model.spec import NetSpec
@@ -25,7 +25,7 @@ def chain(faces, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stages")
     dense = initial(NetSpec("resnet18", args={"width": 0.125}), faces["train"].classes, seed=0, gamma=0.5)
     slimmed = slim(dense, SlimConfig(ratio=0.5, limits=Limits(), recalibrate=1), faces["train"])
-    integers = quantize(slimmed, faces["train"], images=32)
+    integers = quantize(slimmed, faces["train"], QuantizeConfig(images=32))
     made = (("start", dense), ("1-slim", slimmed), ("2-quantize", integers))
     return [Stage(name, name.partition("-")[2] or name, folder, checkpoint) for name, checkpoint in made]
 
@@ -47,6 +47,16 @@ def test_every_stage_has_its_row_and_the_dense_net_is_the_control(delivered, cha
     assert rows[3]["params"] == rows[2]["params"]
     assert rows[0]["bytes"] > rows[2]["bytes"] > rows[3]["bytes"] > 0
     assert all(row["latency_ms"]["best"] <= row["latency_ms"]["median"] and row["throughput"] > 0 for row in rows)
+
+
+def test_titles_say_what_a_network_went_through(chain, faces):
+    dense, slimmed, integers = (stage.checkpoint for stage in chain)
+    assert title(["start"], dense) == "Dense, fp32"
+    assert title(["start", "slim"], slimmed) == "Slimmed, not yet fine-tuned, fp32"
+    kinds = ["start", "slim", "finetune", "slim", "finetune", "quantize"]
+    assert title(kinds, integers) == "Slimmed, fine-tuned, quantized, int8"
+    few = quantize(slimmed, faces["train"], QuantizeConfig(bits=4, images=32))
+    assert title(["start", "slim", "qat"], few) == "Slimmed, quantization-aware, 4-bit weights, 8-bit activations"
 
 
 def test_the_artifact_is_what_was_scored_and_tells_its_scores(delivered, faces):

@@ -16,6 +16,7 @@ from slimfer.train.checkpoint import Checkpoint
 from slimfer.train.config import AugmentConfig, TrainConfig
 from slimfer.train.evaluate import predict_logits, softmax
 from slimfer.train.loop import COLUMNS, Hook, Progress, fit, initial, uses_bf16
+from slimfer.train.objective import cross_entropy
 
 PLAIN = AugmentConfig(False, 0, 0, 0, 0, 0)
 TRAIN, VALIDATION = patterns(64, seed=1), patterns(30, seed=2)
@@ -60,6 +61,36 @@ def test_new_pictures_are_read_too():
     result = train(data=data, epochs=8, batch_size=32, average=0.9)
     assert accuracy(result, VALIDATION) >= 0.9 > before
     assert result.lineage[-1]["val_accuracy"] == accuracy(result, VALIDATION)
+
+
+def test_frozen_layers_stay_as_they_were_statistics_too():
+    start = initial(TINY, CLASSES, seed=0)
+    moved = train(start=start, frozen=("0.*", "3.*"), average=0.5)
+    for name, tensor in start.weights.items():
+        assert torch.equal(tensor, moved.weights[name]) == name.startswith(("0.", "3.")), name
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("nothing*", "no layer is called 'nothing\\*'"), ("*", "leaves nothing to learn")]
+)
+def test_a_pattern_of_frozen_layers_that_cannot_be_is_named(pattern, message):
+    with pytest.raises(InputError, match=message):
+        train(frozen=(pattern,))
+
+
+def test_an_objective_may_look_at_the_network_that_is_trained():
+    class Watching:
+        def attach(self, net):
+            self.net = net
+
+        def __call__(self, logits, target, x):
+            assert next(self.net.parameters()).requires_grad
+            return cross_entropy(logits, target)
+
+    watching = Watching()
+    trained = train(objective=watching, average=0, epochs=1)
+    assert same(trained, train(average=0, epochs=1))
+    assert torch.equal(next(watching.net.parameters()), next(iter(trained.weights.values())))
 
 
 # --- what decides a run -----------------------------------------------------------------------------------------------

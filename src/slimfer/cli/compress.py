@@ -1,12 +1,13 @@
 """`slimfer compress`."""
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from slimfer.cli.budget import Budget
+from slimfer.cli.chain import Chain, parse_steps
 from slimfer.cli.common import Answer, Common, note, torch_device
 from slimfer.cli.flags import (
     Data,
@@ -28,7 +29,7 @@ from slimfer.cli.flags import (
 from slimfer.cli.progress import Watch, showing
 from slimfer.cli.record import describe_data, document, finish
 from slimfer.cli.start import fresh_spec, name_start, open_start
-from slimfer.compress.config import QuantizeConfig
+from slimfer.compress.config import CompressConfig, QuantizeConfig
 from slimfer.errors import VerificationError
 from slimfer.files import write_text
 from slimfer.recipes import Recipe
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from slimfer.model.spec import NetSpec
     from slimfer.train.checkpoint import Checkpoint
 
-TABLES = ("data", "model", "train", "slim", "finetune", "distill", "quantize")
+TABLES = ("data", "model", *(field.name for field in fields(CompressConfig)), "steps")
 
 
 def compress(
@@ -56,6 +57,8 @@ def compress(
     channels: Annotated[int | None, Parameter(show_default="1")] = None,
     resume: Resume = False,
     force: Force = False,
+    chain: Chain = None,
+    teacher: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     bits: Annotated[int | None, default_of(QuantizeConfig(), "bits")] = None,
     budget: Budget = Budget(),
     slimming: SlimFlags = SlimFlags(),
@@ -64,7 +67,7 @@ def compress(
     steps: StepFlags = StepFlags(),
     common: Common = Common(),
 ) -> Answer:
-    """Do the whole job: train with the penalty, slim, fine-tune, quantize, verify, report.
+    """Do the whole job: train with the penalty, slim, fine-tune, quantize (or any chain of steps), verify, report.
 
     Ends in RUN/model.onnx, RUN/results.json and RUN/report.html; exit code 3 if a verification failed or a budget was
     not met.
@@ -80,6 +83,9 @@ def compress(
         channels: 1 (gray) or 3 (RGB).
         resume: see flags.
         force: see flags.
+        chain: see flags.
+        teacher: run, checkpoint or artifact that teaches every training; may be given several times. Without one, the
+            first trained network of the chain teaches the ones after it.
         bits: of the weights, 2-8; 32 leaves the network in float.
         budget: see `Budget`.
         slimming: see `SlimFlags`.
@@ -97,7 +103,9 @@ def compress(
         train=steps.over(training.over(base.train), common.seed),
         slim=slimming.over(base.slim),
         finetune=steps.over(finetuning.over(base.finetune), common.seed),
+        distill=override(base.distill, teachers=teacher or None),
         quantize=override(base.quantize, bits=bits),
+        steps=base.steps if chain is None else parse_steps(chain),
     )
     seed, parent = resolved.train.seed, origin.checkpoint or None
     with open_run(out, verb="compress", argv=sys.argv[1:], seed=seed, resume=resume, force=force, parent=parent) as run:

@@ -64,9 +64,10 @@ def deliver(
         note: told what is being done.
     """
     scored: list[Row] = []
-    for stage in stages:
+    kinds = [stage.kind for stage in stages]
+    for number, stage in enumerate(stages, 1):
         note(f"scoring {stage.name}")
-        scored += _rows(stage, validation)
+        scored += _rows(stage, kinds[:number], validation)
     note("timing all stages, interleaved, one thread")
     rows = list(_timed(scored, validation, rounds))
 
@@ -113,33 +114,51 @@ def layer_changes(before: Checkpoint, after: Checkpoint) -> list[dict[str, Any]]
 
 
 # Stages that are also run in onnxruntime, so that what the runtime brings is told from what the cut brings.
-IN_RUNTIME = ("start", "train", "finetune", "quantize")
+IN_RUNTIME = ("start", "train", "finetune", "dense", "quantize", "qat")
+
+WORDS = {
+    "slim": "slimmed",
+    "prune": "pruned",
+    "mask": "masked",
+    "finetune": "fine-tuned",
+    "finetune-sparse": "fine-tuned with penalty",
+    "sparse": "trained sparse",
+    "dense": "trained dense",
+    "quantize": "quantized",
+    "qat": "quantization-aware",
+}
 
 
-def _rows(stage: Stage, validation: Frames) -> Iterable[Row]:
-    """Give the rows of one stage: float networks in torch, the important ones in onnxruntime as well."""
+def title(kinds: Sequence[str], checkpoint: Checkpoint) -> str:
+    """Return what a network went through, in words, and its arithmetic; a word that repeats is said once."""
+    words = list(dict.fromkeys(WORDS[kind] for kind in kinds if kind in WORDS))
+    if words and kinds[-1] in ("slim", "prune"):
+        words.append("not yet fine-tuned")
+    said = ", ".join(words) or "dense"
+    return f"{said[0].upper()}{said[1:]}, {_arithmetic(checkpoint)}"
+
+
+def _arithmetic(checkpoint: Checkpoint) -> str:
+    if not checkpoint.quant:
+        return "fp32"
+    record = next(record for record in reversed(checkpoint.lineage) if record["step"] == "quantize")
+    bits, activations = record["bits"], record["activations"]
+    return f"int{bits}" if bits == activations else f"{bits}-bit weights, {activations}-bit activations"
+
+
+def _rows(stage: Stage, kinds: Sequence[str], validation: Frames) -> Iterable[Row]:
+    """Give the rows of one stage, after steps of `kinds`: float networks in torch, some in onnxruntime as well."""
     checkpoint = stage.checkpoint
+    said = title(kinds, checkpoint)
     model = to_onnx(checkpoint)
     if not checkpoint.quant:
         probabilities = softmax(predict_logits(checkpoint.build(), validation))
-        title = TITLES[stage.kind] + ", fp32, torch"
-        yield Row(stage.name, title, "torch", checkpoint, len(model), probabilities, _torch_run(checkpoint))
+        yield Row(stage.name, f"{said}, torch", "torch", checkpoint, len(model), probabilities, _torch_run(checkpoint))
     if stage.kind in IN_RUNTIME:
-        kind = "int8" if checkpoint.quant else "fp32"
-        title = TITLES[stage.kind] + f", {kind}, onnxruntime"
         session = Session(model)
+        answers = session.run_all(validation.images)
         name = stage.name if checkpoint.quant else f"{stage.name}-onnx"
-        yield Row(name, title, "onnxruntime", checkpoint, len(model), session.run_all(validation.images), session.run)
-
-
-TITLES = {
-    "start": "Dense",
-    "train": "Dense",
-    "slim": "Slimmed, not yet fine-tuned",
-    "finetune-sparse": "Slimmed, fine-tuned with penalty",
-    "finetune": "Slimmed, fine-tuned",
-    "quantize": "Slimmed, integers",
-}
+        yield Row(name, f"{said}, onnxruntime", "onnxruntime", checkpoint, len(model), answers, session.run)
 
 
 def _torch_run(checkpoint: Checkpoint) -> Run:
