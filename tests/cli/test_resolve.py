@@ -36,7 +36,7 @@ def test_networks_by_name(name: str) -> None:
     ("text", "sentence"),
     [
         ("resnet8", "did you mean 'resnet18'?"),
-        ("xyzzy", "the networks are mobile, resnet18"),
+        ("xyzzy", "the networks are microexpnet, microexpnet-p1"),
         ("nothing.onnx", "nothing.onnx: no such file"),
         ("package:not a name", "neither a file nor a run folder nor a network"),
     ],

@@ -77,7 +77,7 @@ def test_own_builders_keep_their_weights_but_for_the_norm_scales():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (NetSpec("resnet19"), "unknown network 'resnet19'; the zoo has mobile, "),
+        (NetSpec("resnet19"), "unknown network 'resnet19'; the zoo has microexpnet, "),
         (NetSpec("nowhere:net"), "cannot import nowhere:net"),
         (NetSpec("helpers:nothing"), "cannot import helpers:nothing"),
         (NetSpec(":x"), "cannot import :x"),

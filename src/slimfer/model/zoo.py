@@ -1,6 +1,7 @@
 """The table of networks, and `build`: from a spec to a module."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from slimfer.errors import InputError
 from slimfer.model.blocks import init_weights
 from slimfer.model.groups import channel_map
+from slimfer.model.microexpnet import microexpnet, microexpnet_p1, microexpnet_p2, microexpnet_v
 from slimfer.model.mobile import mobile
 from slimfer.model.mode import evaluating
 from slimfer.model.narrow import narrow_to
@@ -17,6 +19,10 @@ from slimfer.model.spec import NetSpec
 from slimfer.model.vgg import vgg11, vgg13, vgg16, vgg19
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
+    "microexpnet": microexpnet,
+    "microexpnet-p1": microexpnet_p1,
+    "microexpnet-p2": microexpnet_p2,
+    "microexpnet-v": microexpnet_v,
     "mobile": mobile,
     "resnet18": resnet18,
     "resnet34": resnet34,
@@ -46,7 +52,7 @@ def build(spec: NetSpec, *, seed: int = 0, gamma: float = 1.0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            net = builder(classes=spec.classes, channels=spec.channels, **spec.args)
+            net = builder(**_sizes(builder, spec), **spec.args)
         except (TypeError, ValueError) as error:
             raise InputError(f"network {spec.builder}: {error}") from None
         if not isinstance(net, nn.Module):
@@ -59,6 +65,16 @@ def build(spec: NetSpec, *, seed: int = 0, gamma: float = 1.0) -> nn.Module:
     if spec.widths:
         narrow_to(channel_map(net, spec.channels, spec.image), spec.widths)
     return net
+
+
+def _sizes(builder: Callable[..., nn.Module], spec: NetSpec) -> dict[str, int]:
+    """Return what every builder is given; those with a parameter `image` get the size of the picture, too."""
+    given = {"classes": spec.classes, "channels": spec.channels}
+    try:
+        named = inspect.signature(builder).parameters
+    except ValueError:  # some of Python's own functions have none
+        return given
+    return {**given, "image": spec.image} if "image" in named and "image" not in spec.args else given
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:
