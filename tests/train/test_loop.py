@@ -67,7 +67,8 @@ def test_frozen_layers_stay_as_they_were_statistics_too():
     start = initial(TINY, CLASSES, seed=0)
     moved = train(start=start, frozen=("0.*", "3.*"), average=0.5)
     for name, tensor in start.weights.items():
-        assert torch.equal(tensor, moved.weights[name]) == name.startswith(("0.", "3.")), name
+        if not name.endswith("num_batches_tracked"):  # which the average does not follow
+            assert torch.equal(tensor, moved.weights[name]) == name.startswith(("0.", "3.")), name
 
 
 @pytest.mark.parametrize(
