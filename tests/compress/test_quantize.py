@@ -4,6 +4,7 @@ import torch
 
 import networks
 from helpers import TINY, patterns
+from slimfer.compress.config import QuantizeConfig
 from slimfer.compress.quantize import RANGES, Observed, calibrate, freeze, min_max, mse, percentile, quantize
 from slimfer.errors import InputError
 from slimfer.metrics import sqnr_db
@@ -24,14 +25,16 @@ def noise_of(checkpoint: Checkpoint) -> float:
 
 @pytest.mark.parametrize("method", RANGES)
 def test_eight_bits_keep_the_answers(method):
-    quantized = quantize(networks.learnt(), patterns(128, seed=2), method=method)
+    quantized = quantize(networks.learnt(), patterns(128, seed=2), QuantizeConfig(ranges=method))
     logits = predict_logits(quantized.build(), VALIDATION)
     assert noise_of(quantized) > 20
     assert (logits.argmax(1) == VALIDATION.labels).mean() > 0.97
 
 
 def test_fewer_bits_are_noisier():
-    noise = [noise_of(quantize(networks.learnt(), patterns(128, seed=2), bits=bits)) for bits in (8, 6, 4, 2)]
+    noise = [
+        noise_of(quantize(networks.learnt(), patterns(128, seed=2), QuantizeConfig(bits=bits))) for bits in (8, 6, 4, 2)
+    ]
     assert noise == sorted(noise, reverse=True)
     assert noise[-1] < 15 < noise[0]
 
@@ -45,7 +48,9 @@ def test_bias_correction_beats_its_control(spec):
     noise = {
         correct: sqnr_db(
             expected,
-            predict_logits(quantize(checkpoint, frames[0], bits=4, correct_bias=correct).build(), frames[1]),
+            predict_logits(
+                quantize(checkpoint, frames[0], QuantizeConfig(bits=4, correct_bias=correct)).build(), frames[1]
+            ),
         )
         for correct in (True, False)
     }
@@ -67,20 +72,22 @@ def test_the_result_is_a_checkpoint_like_any_other(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_integers():
-    first, second, other = (quantize(networks.learnt(), patterns(200), images=64, seed=seed) for seed in (1, 1, 2))
+    first, second, other = (
+        quantize(networks.learnt(), patterns(200), QuantizeConfig(images=64), seed=seed) for seed in (1, 1, 2)
+    )
     assert first.digest() == second.digest() != other.digest()
 
 
 def test_wrong_input_is_named():
     frames = patterns(64)
-    with pytest.raises(InputError, match="bits must be between 2 and 8, not 9"):
-        quantize(networks.learnt(), frames, bits=9)
-    with pytest.raises(InputError, match="unknown calibration method 'entropy'; choose one of minmax"):
-        quantize(networks.learnt(), frames, method="entropy")
+    with pytest.raises(InputError, match="bits must be between 2 and 8, or 32 for float, not 9"):
+        quantize(networks.learnt(), frames, QuantizeConfig(bits=9))
+    with pytest.raises(InputError, match="ranges must be one of minmax, percentile, mse, not entropy"):
+        quantize(networks.learnt(), frames, QuantizeConfig(ranges="entropy"))
     with pytest.raises(InputError, match="at least 16 pictures, not 15"):
         quantize(networks.learnt(), patterns(15))
     with pytest.raises(InputError, match="at least 16 pictures, not 3"):
-        quantize(networks.learnt(), frames, images=3)
+        quantize(networks.learnt(), frames, QuantizeConfig(images=3))
     with pytest.raises(InputError, match="quantized already"):
         quantize(networks.integers(), frames)
 

@@ -80,7 +80,9 @@ def test_weights_lie_on_a_symmetric_grid_per_channel(layer, bits):
 @pytest.mark.parametrize("bits", [-1, 0, 1, 9, 32])
 def test_bits_out_of_range_are_refused(bits):
     with pytest.raises(InputError, match=f"bits must be between 2 and 8, not {bits}"):
-        place(build(networks.case_spec("relu")), bits)
+        ActivationQuantizer(bits)
+    with pytest.raises(InputError, match=f"bits must be between 2 and 8, not {bits}"):
+        QuantLinear.of(nn.Linear(2, 2), bits)
 
 
 def test_the_bias_of_a_dead_channel_fits_int32():
@@ -155,7 +157,9 @@ def test_numbers_of_quantizers_are_told_from_weights_by_what_they_belong_to():
     assert set(weights) == {"scale", "linear.weight", "linear.bias"}
     assert quant == {}
     weights, quant = split_state(place(build(networks.case_spec("relu"))))
-    assert {name.rpartition(".")[2] for name in quant} == {"scale", "zero_point", "weight_scale", "weight_bits"}
+    assert {name.rpartition(".")[2] for name in quant} == {
+        "scale", "zero_point", "activation_bits", "weight_scale", "weight_bits",
+    }  # fmt: skip
     assert {name.rpartition(".")[2] for name in weights} == {"weight", "bias"}
 
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from slimfer.errors import InputError
 from slimfer.train.config import TrainConfig
 
 Criterion = Literal["l1", "l2", "fpgm", "taylor", "random"]
 Ranges = Literal["minmax", "percentile", "mse"]
+WeightRule = Literal["ste", "lsq", "dorefa"]
+ActivationRule = Literal["ste", "lsq", "pact"]
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,8 @@ class DistillConfig:
         teachers: runs, checkpoints or artifacts whose softened probabilities are averaged; empty = the network that a
             chain started from, before the first cut.
         mirror: whether teachers also see each picture mirrored, and both answers are averaged.
-        features: weight of the feature term that is added to the loss; 0 = none.
+        features: weight of the relations between penultimate features (Park et al. 2019) that is added to the loss; 0 =
+            none, 25 = the paper's. Artifacts show no features, and a cache keeps none.
         cache: folder for the teachers' answers, so that another run with the same seed, pictures and augmentation
             reads instead of computing them; empty = computed live.
     """
@@ -191,6 +194,8 @@ class DistillConfig:
             raise InputError(f"temperature must be above 0 and at most 100, not {self.temperature}")
         if not 0 <= self.features <= 10_000:
             raise InputError(f"weight of features must be between 0 and 10000, not {self.features}")
+        if self.features and self.cache:
+            raise InputError("a cache keeps the teachers' answers, not their features: use features = 0, or no cache")
 
 
 @dataclass(frozen=True)
@@ -227,6 +232,7 @@ class QuantizeConfig:
             raise InputError(f"bits must be between 2 and 8, or 32 for float, not {self.bits}")
         if self.activations not in (4, 8):
             raise InputError(f"activations must be 8 or 4, not {self.activations}")
+        _check_choice("ranges", self.ranges, Ranges)
 
 
 @dataclass(frozen=True)
@@ -241,9 +247,14 @@ class QatConfig:
         train: the training.
     """
 
-    weights: Literal["ste", "lsq", "dorefa"] = "lsq"
-    activations: Literal["ste", "lsq", "pact"] = "lsq"
+    weights: WeightRule = "lsq"
+    activations: ActivationRule = "lsq"
     train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=6, lr=0.01))
+
+    def __post_init__(self) -> None:
+        """Refuse unknown rules."""
+        _check_choice("weights", self.weights, WeightRule)
+        _check_choice("activations", self.activations, ActivationRule)
 
 
 @dataclass(frozen=True)
@@ -315,3 +326,8 @@ def usual_steps(config: CompressConfig, *, trained: bool) -> tuple[PlannedStep, 
 def dsd_steps(config: CompressConfig) -> tuple[PlannedStep, ...]:
     """Return the chain of dense-sparse-dense training after the first, dense phase."""
     return tuple(PlannedStep(kind, config) for _ in range(config.dsd.rounds) for kind in ("mask", "sparse", "dense"))
+
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    if value not in get_args(choices):
+        raise InputError(f"{name} must be one of {', '.join(get_args(choices))}, not {value}")

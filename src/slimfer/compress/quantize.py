@@ -12,6 +12,7 @@ percentile 21.3 (898 validation faces, 512 for calibration); on small nets for s
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,10 @@ from slimfer.train.checkpoint import Checkpoint
 MIN_IMAGES = 16
 SAMPLE = 16_384  # values kept per tensor and batch
 CORRECTION_IMAGES = 256
-# Shares of the full range that the search tries.
+# Shares of the full range that the searches try.
 SHRINK = tuple(1 - 0.02 * step for step in range(40))
+WEIGHT_SHARES = tuple(1 - 0.02 * step for step in range(46))
+SEARCH_BELOW = 8  # bits
 
 
 @dataclass
@@ -56,33 +59,35 @@ class Observed:
         self.sample.append(chosen.clone())
 
 
-def min_max(observed: Observed) -> tuple[float, float]:
+def min_max(observed: Observed, levels: int = 255) -> tuple[float, float]:
     """Return the extremes."""
     return observed.low, observed.high
 
 
-def percentile(observed: Observed, share: float = 0.9999) -> tuple[float, float]:
+def percentile(observed: Observed, levels: int = 255, share: float = 0.9999) -> tuple[float, float]:
     """Return the range without the outermost 0.01 % of values on each side."""
     ordered = torch.cat(observed.sample).sort().values
     last = len(ordered) - 1
     return float(ordered[round((1 - share) * last)]), float(ordered[round(share * last)])
 
 
-def mse(observed: Observed) -> tuple[float, float]:
+def mse(observed: Observed, levels: int = 255) -> tuple[float, float]:
     """Return the shrunken extremes that round the sample with the least squared error."""
     values = torch.cat(observed.sample)
     best, best_error = (observed.low, observed.high), float("inf")
     for shrink in SHRINK:
         low, high = observed.low * shrink, observed.high * shrink
-        scale, zero_point = affine(low, high)
-        rounded = torch.fake_quantize_per_tensor_affine(values, scale, zero_point, 0, 255)
+        scale, zero_point = affine(low, high, levels)
+        rounded = torch.fake_quantize_per_tensor_affine(values, scale, zero_point, 0, levels)
         error = float((rounded - values).square().sum(dtype=torch.float64))
         if error < best_error:
             best, best_error = (low, high), error
     return best
 
 
-RANGES: Mapping[str, Callable[[Observed], tuple[float, float]]] = {
+# What was seen and the largest integer -> the range to cover.
+Chooser = Callable[[Observed, int], tuple[float, float]]
+RANGES: Mapping[str, Chooser] = {
     "minmax": min_max,
     "percentile": percentile,
     "mse": mse,
@@ -115,7 +120,8 @@ def quantize(
     if min(config.images, len(calibration)) < MIN_IMAGES:
         count = min(config.images, len(calibration))
         raise InputError(f"calibration needs at least {MIN_IMAGES} pictures, not {count}")
-    graph = place(checkpoint.build(), config.bits)
+    graph = place(checkpoint.build())
+    assign_bits(graph, config)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(calibration))[: config.images])
     frames = calibration.take(chosen)
     with torch.no_grad():
@@ -130,6 +136,34 @@ def quantize(
     return checkpoint.after("quantize", graph, **record, seed=seed)
 
 
+def assign_bits(graph: fx.GraphModule, config: QuantizeConfig) -> None:
+    """Give every layer and quantizer its bits.
+
+    The first and the last layer, and what the last one reads, have `config.ends` bits; the pixels that the first one
+    reads are integers of 8 bits already. `config.per_layer` goes over both.
+
+    Raises:
+        InputError: if a pattern of `per_layer` matches no layer.
+    """
+    layers = list(quant_layers(graph))
+    if not layers:
+        raise InputError("the network has no convolution or linear layer to quantize")
+    names = {layer.target: layer for layer in layers}
+    for pattern in config.per_layer:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            some = ", ".join(list(names)[:5])
+            raise InputError(f"per_layer: no layer is called {pattern!r} (there are {some}, ...)")
+    pixels, ends = layers[0].source, (layers[0].module, layers[-1].module)
+    for module in graph.modules():
+        if isinstance(module, ActivationQuantizer) and module is not pixels:
+            module.set_bits(config.ends if module is layers[-1].source else config.activations)
+    for name, layer in names.items():
+        usual = config.ends if layer.module in ends else config.bits
+        layer.module.set_bits(
+            next((bits for pattern, bits in config.per_layer.items() if fnmatchcase(name, pattern)), usual)
+        )
+
+
 def to_tensor(frames: Frames) -> Tensor:
     """Return the normalized pixels (N, C, H, W)."""
     return torch.from_numpy(normalize(np.ascontiguousarray(frames.images)))
@@ -138,7 +172,7 @@ def to_tensor(frames: Frames) -> Tensor:
 def calibrate(
     graph: fx.GraphModule,
     frames: Frames,
-    choose: Callable[[Observed], tuple[float, float]],
+    choose: Chooser,
     *,
     batch_size: int = 128,
     seed: int = 0,
@@ -150,11 +184,14 @@ def calibrate(
     for name, observed in observer.seen.items():
         quantizer = graph.get_submodule(name)
         assert isinstance(quantizer, ActivationQuantizer)
-        quantizer.set_range(*choose(observed))
+        quantizer.set_range(*choose(observed, quantizer.levels))
 
 
 def freeze(graph: fx.GraphModule) -> None:
     """Fix the scales of all weights; activations must be calibrated.
+
+    With 8 bits the largest weight of each channel becomes the largest integer; with fewer the scale is searched (see
+    `least_squares_scale`).
 
     Raises:
         RuntimeError: if a quantizer has not been calibrated.
@@ -163,7 +200,27 @@ def freeze(graph: fx.GraphModule) -> None:
         scale = float(layer.source.scale)
         if not scale > 0:
             raise RuntimeError(f"freeze before calibrate: the input of {layer.name} has no scale")
-        layer.module.freeze(scale)
+        module = layer.module
+        few = int(module.weight_bits) < SEARCH_BELOW
+        module.freeze(scale, least_squares_scale(module.weight, module.weight_max) if few else None)
+
+
+def least_squares_scale(weight: Tensor, limit: int) -> Tensor:
+    """Return the scale (out,) of each channel that rounds `weight` (out, ...) to +-limit with the least squared error.
+
+    Tries shares of the scale that makes the largest weight the largest integer, and then fits the best of them to the
+    integers that it gave: `s = <w, q> / <q, q>`.
+    """
+    rows = weight.detach().flatten(1)
+    full = rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny) / limit
+    best, best_error = full, torch.full_like(full, torch.inf)
+    for share in WEIGHT_SHARES:
+        integers = torch.round(rows / (full * share)).clamp_(-limit, limit)
+        scale = (rows * integers).sum(1, keepdim=True) / integers.square().sum(1, keepdim=True).clamp_min(1)
+        error = (integers.mul_(scale) - rows).square().sum(1, keepdim=True)
+        better = error < best_error
+        best, best_error = torch.where(better, scale, best), torch.where(better, error, best_error)
+    return best.flatten()
 
 
 def correct_biases(graph: fx.GraphModule, x: Tensor) -> None:

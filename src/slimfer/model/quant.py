@@ -1,8 +1,9 @@
 """Networks of integers, imitated in float: where the quantizers stand and what they compute.
 
-A quantized value is `scale * (q - zero_point)` with an integer q. Activations: one scale per tensor, q in 0..255
-(asymmetric). Weights: one scale per output channel, zero point 0, q in +-(2^(bits-1) - 1). Rounding is to nearest even,
-as in ONNX (Jacob et al. 2018, arXiv 1712.05877, section 2; Nagel et al. 2021, arXiv 2106.08295, sections 2 and 3).
+A quantized value is `scale * (q - zero_point)` with an integer q. Activations: one scale per tensor, q in
+0..2^bits - 1 (asymmetric). Weights: one scale per output channel, zero point 0, q in +-(2^(bits-1) - 1). Rounding is to
+nearest even, as in ONNX (Jacob et al. 2018, arXiv 1712.05877, section 2; Nagel et al. 2021, arXiv 2106.08295, sections
+2 and 3).
 
 The quantizers stand where an integer runtime needs them in order to leave no float operation between two integer ones
 (measured on onnxruntime): after the input, every ReLU, every convolution, linear layer or addition that does not go
@@ -24,7 +25,6 @@ from slimfer.model.fold import fold
 from slimfer.model.groups import CAT_FUNCTIONS, JOIN_FUNCTIONS, JOIN_METHODS, RESHAPE_FUNCTIONS, RESHAPE_METHODS
 from slimfer.preprocess import SCALE, ZERO_POINT
 
-ACTIVATION_MAX = 255
 BITS = range(2, 9)
 
 # Additions take a ReLU in.
@@ -43,22 +43,35 @@ MOVES = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Flatten)
 
 
 class ActivationQuantizer(nn.Module):
-    """Round a tensor to 256 levels; passes gradients inside the range and stops them outside.
+    """Round a tensor to 2^bits levels; passes gradients inside the range and stops them outside.
 
-    Buffers: `scale` () float32 and `zero_point` () int32, NaN and 0 until `set_range`.
+    Buffers: `scale` () float32 and `zero_point` () int32, NaN and 0 until `set_range`; `activation_bits` () uint8.
     """
 
     scale: Tensor
     zero_point: Tensor
+    activation_bits: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, bits: int = 8) -> None:
+        """Make a quantizer without a range; `bits` in 2..8."""
         super().__init__()
         self.register_buffer("scale", torch.tensor(torch.nan))
         self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int32))
+        self.register_buffer("activation_bits", torch.tensor(checked_bits(bits), dtype=torch.uint8))
+
+    @property
+    def bits(self) -> int:
+        """Return the number of bits of an integer."""
+        return int(self.activation_bits)
+
+    @property
+    def levels(self) -> int:
+        """Return the largest integer; the smallest is 0."""
+        return int(2**self.bits - 1)
 
     def set_range(self, low: float, high: float) -> None:
         """Cover [low, high], extended to contain 0, which must be exact (padding is 0)."""
-        scale, zero_point = affine(low, high)
+        scale, zero_point = affine(low, high, self.levels)
         self.set(scale, zero_point)
 
     def set(self, scale: float, zero_point: int) -> None:
@@ -66,18 +79,33 @@ class ActivationQuantizer(nn.Module):
         self.scale.fill_(scale)
         self.zero_point.fill_(zero_point)
 
+    def set_bits(self, bits: int) -> None:
+        """Use `bits` in 2..8; a range has to be set afterwards."""
+        self.activation_bits.fill_(checked_bits(bits))
+
     def forward(self, x: Tensor) -> Tensor:
         """Return x on the grid, same shape."""
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, ACTIVATION_MAX)
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, self.levels)
 
 
-def affine(low: float, high: float) -> tuple[float, int]:
-    """Return (scale, zero point) of 256 levels over [min(low, 0), max(high, 0)]; scale 1 for an empty range."""
+def affine(low: float, high: float, levels: int = 255) -> tuple[float, int]:
+    """Return (scale, zero point) of 0..levels over [min(low, 0), max(high, 0)]; scale 1 for an empty range."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = float(torch.tensor((high - low) / ACTIVATION_MAX))  # as float32
+    scale = float(torch.tensor((high - low) / levels))  # as float32
     if scale < torch.finfo(torch.float32).tiny:
         return 1.0, 0
-    return scale, min(max(round(-low / scale), 0), ACTIVATION_MAX)
+    return scale, min(max(round(-low / scale), 0), levels)
+
+
+def checked_bits(bits: int) -> int:
+    """Return `bits` if it is a number of bits that integers here may have.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if bits not in BITS:
+        raise InputError(f"bits must be between {BITS.start} and {BITS.stop - 1}, not {bits}")
+    return bits
 
 
 class _QuantizedWeight(nn.Module):
@@ -93,28 +121,31 @@ class _QuantizedWeight(nn.Module):
 
     def take(self, weight: Tensor, bias: Tensor | None, bits: int) -> None:
         """Use these parameters (a missing bias becomes zeros) and `bits` in 2..8."""
-        if bits not in BITS:
-            raise InputError(f"bits must be between {BITS.start} and {BITS.stop - 1}, not {bits}")
         self.weight = weight
         self.bias = nn.Parameter(weight.new_zeros(len(weight))) if bias is None else bias
         self.register_buffer("weight_scale", weight.new_full((len(weight),), torch.nan))
-        self.register_buffer("weight_bits", torch.tensor(bits, dtype=torch.uint8, device=weight.device))
+        self.register_buffer("weight_bits", torch.tensor(checked_bits(bits), dtype=torch.uint8, device=weight.device))
+
+    def set_bits(self, bits: int) -> None:
+        """Use `bits` in 2..8; scales have to be frozen afterwards."""
+        self.weight_bits.fill_(checked_bits(bits))
 
     @property
     def weight_max(self) -> int:
         """Return the largest integer of a weight."""
         return 2 ** (int(self.weight_bits) - 1) - 1
 
-    def freeze(self, input_scale: float) -> None:
-        """Choose the scales: the largest weight of each channel becomes the largest integer.
+    def freeze(self, input_scale: float, scale: Tensor | None = None) -> None:
+        """Fix the scales (out,): by default the largest weight of each channel becomes the largest integer.
 
         The bias is stored as int32 in units of input scale times weight scale, so a channel of (nearly) zero weights
         gets a scale large enough for its bias to fit.
         """
         with torch.no_grad():
-            largest = self.weight.abs().flatten(1).amax(1) / self.weight_max
+            if scale is None:
+                scale = self.weight.abs().flatten(1).amax(1) / self.weight_max
             fits = self.bias.abs() / (input_scale * 2**30)
-            scale = torch.maximum(largest, fits)
+            scale = torch.maximum(scale, fits)
             self.weight_scale.copy_(torch.where(scale < torch.finfo(scale.dtype).tiny, 1.0, scale))
 
     def rounded_weight(self) -> Tensor:
@@ -147,7 +178,7 @@ class QuantConv2d(_QuantizedWeight, nn.Conv2d):
     """A convolution with a rounded weight."""
 
     @classmethod
-    def of(cls, conv: nn.Conv2d, bits: int) -> "QuantConv2d":
+    def of(cls, conv: nn.Conv2d, bits: int = 8) -> "QuantConv2d":
         """Return the quantized form of `conv`; it shares the parameters."""
         layer = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,  # type: ignore[arg-type]
@@ -169,7 +200,7 @@ class QuantLinear(_QuantizedWeight, nn.Linear):
     """A linear layer with a rounded weight."""
 
     @classmethod
-    def of(cls, linear: nn.Linear, bits: int) -> "QuantLinear":
+    def of(cls, linear: nn.Linear, bits: int = 8) -> "QuantLinear":
         """Return the quantized form of `linear`; it shares the parameters."""
         layer = cls(linear.in_features, linear.out_features, device="meta")
         layer.take(linear.weight, linear.bias, bits)
@@ -186,29 +217,31 @@ class QuantLinear(_QuantizedWeight, nn.Linear):
 
 @dataclass(frozen=True)
 class QuantLayer:
-    """One call of a quantized layer: its node's name, the layer, and the quantizer of its input."""
+    """One call of a quantized layer: its node's name, the layer's, the layer, and the quantizer of its input."""
 
     name: str
+    target: str
     module: QuantConv2d | QuantLinear
     source: ActivationQuantizer
 
 
-def place(net: nn.Module, bits: int = 8) -> fx.GraphModule:
-    """Fold `net` and put quantizers into it; their scales are NaN until they are calibrated.
+def place(net: nn.Module) -> fx.GraphModule:
+    """Fold `net` and put quantizers of 8 bits into it; their scales are NaN until they are calibrated.
 
     Args:
         net: changed in place; takes normalized pixels.
-        bits: of the weights, 2..8.
 
     Raises:
-        InputError: if `bits` is out of range or the network cannot be traced.
+        InputError: if the network cannot be traced, or has a layer with weights that has no integer form.
     """
     graph = fold(net)
     for name, module in list(graph.named_modules()):
         if isinstance(module, nn.Conv2d):
-            graph.add_submodule(name, QuantConv2d.of(module, bits))
+            graph.add_submodule(name, QuantConv2d.of(module))
         elif isinstance(module, nn.Linear):
-            graph.add_submodule(name, QuantLinear.of(module, bits))
+            graph.add_submodule(name, QuantLinear.of(module))
+        elif any(True for _ in module.parameters(recurse=False)) and not isinstance(module, nn.PReLU):
+            raise InputError(f"cannot quantize layer {name}: {type(module).__name__} has no integer form here")
     for node in list(graph.graph.nodes):
         if node.op == "placeholder":
             pixels = ActivationQuantizer()
@@ -231,7 +264,9 @@ def load_quantized(net: nn.Module, weights: Mapping[str, Tensor], quant: Mapping
         RuntimeError: if the numbers do not fit, as `load_state_dict` does.
     """
     graph = place(net)
-    graph.load_state_dict({**weights, **quant})
+    # Checkpoints from before activations had a choice of bits do not name them.
+    bits = {name: tensor for name, tensor in graph.state_dict().items() if name.endswith(".activation_bits")}
+    graph.load_state_dict({**bits, **weights, **quant})
     return graph
 
 
@@ -260,7 +295,7 @@ def quant_layers(graph: fx.GraphModule) -> Iterator[QuantLayer]:
             if not _is_module(graph, source, ActivationQuantizer):
                 raise InputError(f"layer {node.target} reads {source}, which cannot be quantized")
             layer, quantizer = graph.get_submodule(node.target), graph.get_submodule(str(source.target))
-            yield QuantLayer(node.name, layer, quantizer)  # type: ignore[arg-type]
+            yield QuantLayer(node.name, str(node.target), layer, quantizer)  # type: ignore[arg-type]
 
 
 def _insert(graph: fx.GraphModule, node: fx.Node, quantizer: ActivationQuantizer | str) -> None:
