@@ -90,6 +90,17 @@ COMPRESS = {
     "command": "slimfer compress resnet18 --data synthetic --out runs/first",
 }
 
+STUDY = {
+    **{key: COMPRESS[key] for key in ("format", "labels", "data", "seed", "machine", "versions", "command")},
+    "kind": "study",
+    "stages": [COMPRESS["stages"][0]],
+    "trade_offs": [
+        {"series": "slimming", "label": "70 %", "bytes": 1_500_000, "accuracies": [0.68]},
+        {"series": "both", "label": "70 %, int8", "bytes": 395_000, "accuracies": [0.66, 0.68, 0.67]},
+        {"series": "both", "label": "70 %, 4 bits", "bytes": 210_000, "accuracies": [0.6, 0.61]},
+    ],
+}
+
 TRAIN = {
     "format": 1,
     "kind": "train",
@@ -103,6 +114,11 @@ TRAIN = {
 @pytest.fixture
 def compressed():
     return copy.deepcopy(COMPRESS)
+
+
+@pytest.fixture
+def studied():
+    return copy.deepcopy(STUDY)
 
 
 @pytest.fixture(scope="session")

@@ -77,3 +77,8 @@ def test_names_from_outside_are_escaped(compressed):
     for svg in charts(parse_results(compressed)).values():
         ET.fromstring(svg)
         assert "<script" not in svg
+
+
+def test_accuracy_against_bytes_has_a_line_per_series(studied):
+    drawn = charts(parse_results(studied))["trade_offs"]
+    assert {"slimming", "both", "accuracy, %"} <= set(texts(drawn))

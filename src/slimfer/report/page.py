@@ -13,7 +13,7 @@ from slimfer.files import write_text
 from slimfer.report.numbers import MISSING, milliseconds, percent, size, times, whole
 from slimfer.report.plots import chart_name, charts
 from slimfer.report.results import Results, Stage, load_results, points_lost, size_ratio, speed_ratio
-from slimfer.report.tables import Table, pictures, stage_table, summary
+from slimfer.report.tables import Table, pictures, stage_table, summary, trade_off_table
 
 Text = dict[str, str]
 
@@ -55,6 +55,7 @@ def _content(results: Results) -> dict[str, Any]:
         "stages_caption": _stages_caption(results),
         "checks": [_check(check) for check in results.checks],
         "checks_told": _checks_told(results.checks),
+        "trade_offs": trade_off_table(results),
         "layers": _layers(results.layers),
         "biggest": _biggest(results.layers),
         "layers_told": _layers_told(results.layers),

@@ -60,6 +60,8 @@ def charts(results: Results) -> dict[str, str]:
         drawn["stage_bytes"] = stage_bytes([stage for stage in results.stages if stage.bytes])
     if len([stage for stage in results.stages if stage.median_ms]) > 1:
         drawn["stage_latency"] = stage_latency([stage for stage in results.stages if stage.median_ms])
+    if results.trade_offs:
+        drawn["trade_offs"] = trade_offs(results.trade_offs, results.first)
     if results.layers:
         drawn["layers"] = layers(results.layers)
     for stage in {id(stage): stage for stage in (*scored[:1], *scored[-1:])}.values():
@@ -172,6 +174,38 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
         axes.text(0.01, row - 0.34, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     axes.set_yticks([])
     axes.set_ylim(len(names) - 0.6, -0.65)
+
+
+# --- accuracy against bytes ------------------------------------------------------------------------------------------
+SERIES = ((BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."), (ORANGE, "D", ":"), (SKY, "v", "-"))
+
+
+def trade_offs(points: Sequence[Mapping[str, Any]], control: Stage) -> str:
+    """Draw accuracy over bytes (logarithmic), one line per series; bars reach from the worst seed to the best."""
+
+    def draw(axes: Axes) -> None:
+        names = list(dict.fromkeys(point["series"] for point in points))
+        for index, name in enumerate(names):
+            colour, mark, dash = SERIES[index % len(SERIES)]
+            own = sorted((p for p in points if p["series"] == name), key=lambda point: point["bytes"])
+            seeds = [100 * np.array(point["accuracies"]) for point in own]
+            means = np.array([values.mean() for values in seeds])
+            reach = np.array([[m - v.min(), v.max() - m] for m, v in zip(means, seeds, strict=True)]).T
+            axes.errorbar(
+                [point["bytes"] for point in own], means, yerr=reach, fmt=mark + dash, color=colour, label=name,
+                markersize=5, elinewidth=1.2, capsize=3,
+            )  # fmt: skip
+        if control.accuracy is not None:
+            axes.axhline(100 * control.accuracy, color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", xlabel="bytes of the file (logarithmic; dotted: the control)", ylabel="accuracy, %")
+        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 3), numticks=12))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(size(value))))
+        axes.minorticks_off()
+        axes.grid()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=9)
+
+    rows = len({point["series"] for point in points})
+    return _svg("accuracy against bytes", (WIDTH, 3.4 + 0.2 * rows), draw)
 
 
 # --- layers --------------------------------------------------------------------------------------------------------

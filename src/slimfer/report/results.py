@@ -19,6 +19,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "quantize": ("model", "labels"),
     "evaluate": ("labels",),
     "bench": (),
+    "study": ("labels", "trade_offs", "command"),
 }
 STAGE_REQUIRED: Mapping[str, tuple[str, ...]] = {
     "compress": ("scores", "params", "macs", "bytes", "latency_ms", "throughput"),
@@ -30,6 +31,7 @@ LAYER_REQUIRED = (
     "name", "kind", "out_before", "out_after", "params_before", "params_after", "macs_before", "macs_after",
 )  # fmt: skip
 CHECK_REQUIRED = ("name", "value", "limit", "passed", "note")
+TRADE_OFF_REQUIRED = ("series", "label", "bytes", "accuracies")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Results:
         return tuple(self.data.get("checks", ()))
 
     @property
+    def trade_offs(self) -> Sequence[Mapping[str, Any]]:
+        """Return points of accuracy against bytes: `{"series", "label", "bytes", "accuracies"}`, one value per seed."""
+        return tuple(self.data.get("trade_offs", ()))
+
+    @property
     def first(self) -> Stage:
         """Return the control."""
         return self.stages[0]
@@ -126,7 +133,13 @@ def parse_results(data: Any, where: str = "results") -> Results:
     _need(data, REQUIRED[kind], where)
     if not data["stages"]:
         raise InputError(f"{where}: stages is empty")
-    for part, keys in (("layers", LAYER_REQUIRED), ("checks", CHECK_REQUIRED), ("curves", ("stage", "rows"))):
+    parts = {
+        "layers": LAYER_REQUIRED,
+        "checks": CHECK_REQUIRED,
+        "curves": ("stage", "rows"),
+        "trade_offs": TRADE_OFF_REQUIRED,
+    }
+    for part, keys in parts.items():
         for index, row in enumerate(data.get(part, ())):
             _need(row, keys, f"{where}: {part}[{index}]")
     stages = [_stage(row, kind, f"{where}: stages[{i}]") for i, row in enumerate(data["stages"])]

@@ -117,6 +117,31 @@ def _latency_cell(stage: Stage) -> str:
     return f"{milliseconds(stage.latency_ms['median'])} ({milliseconds(stage.latency_ms['p95'])})"
 
 
+def trade_off_table(results: Results) -> Table | None:
+    """Return accuracy against bytes, one row per point, with the change against the control; None without points."""
+    if not results.trade_offs:
+        return None
+    control = results.first
+    rows = []
+    for point in results.trade_offs:
+        seeds = [100 * accuracy for accuracy in point["accuracies"]]
+        mean, spread = sum(seeds) / len(seeds), (max(seeds) - min(seeds)) / 2
+        lost = None if control.accuracy is None else 100 * control.accuracy - mean
+        rows.append(
+            (
+                point["series"],
+                point["label"],
+                size(point["bytes"]),
+                times(None if not control.bytes else control.bytes / point["bytes"]),
+                f"{mean:.2f}" + (f" ± {spread:.2f}" if len(seeds) > 1 else ""),
+                MISSING if lost is None else f"{lost:.2f}",
+                str(len(seeds)),
+            )
+        )
+    header = ("way", "point", "size", "smaller", "accuracy %", "points lost", "seeds")
+    return Table(header, tuple(rows), (False, False, *(True,) * 5))
+
+
 def describe_machine(machine: Mapping[str, Any]) -> str:
     """Return the machine in one line: texts as they are, numbers with their names, abilities that it has."""
     told = []
