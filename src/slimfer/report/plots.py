@@ -100,7 +100,7 @@ def _curve(stage: str, rows: Sequence[Mapping[str, float]], metric: str, label: 
         axes.grid()
         axes.legend(loc="best")
 
-    return _svg(f"{metric} over the epochs of stage {stage}", (WIDTH, 2.9), draw)
+    return svg(f"{metric} over the epochs of stage {stage}", (WIDTH, 2.9), draw)
 
 
 # --- stages --------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def stage_accuracy(stages: Sequence[Stage]) -> str:
         axes.grid(axis="x")
         _name_rows(axes, [stage.title for stage in stages])
 
-    return _svg("accuracy of each stage", _rows_size(len(stages)), draw)
+    return svg("accuracy of each stage", _rows_size(len(stages)), draw)
 
 
 def stage_bytes(stages: Sequence[Stage]) -> str:
@@ -156,7 +156,7 @@ def _stage_bars(
         axes.grid(axis="x")
         _name_rows(axes, [stage.title for stage in stages])
 
-    return _svg(title, _rows_size(len(stages)), draw)
+    return svg(title, _rows_size(len(stages)), draw)
 
 
 def _short(number: str) -> str:
@@ -205,7 +205,7 @@ def trade_offs(points: Sequence[Mapping[str, Any]], control: Stage) -> str:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=9)
 
     rows = len({point["series"] for point in points})
-    return _svg("accuracy against bytes", (WIDTH, 3.4 + 0.2 * rows), draw)
+    return svg("accuracy against bytes", (WIDTH, 3.4 + 0.2 * rows), draw)
 
 
 # --- layers --------------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def layers(rows: Sequence[Mapping[str, Any]]) -> str:
         axes.tick_params(axis="y", length=0)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
-    return _svg("channels of each layer before and after", (WIDTH, 1.0 + 0.21 * len(rows)), draw)
+    return svg("channels of each layer before and after", (WIDTH, 1.0 + 0.21 * len(rows)), draw)
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def confusion_matrix(stage: Stage, labels: Sequence[str]) -> str:
         axes.invert_yaxis()
 
     side = 1.6 + 0.46 * len(labels)
-    return _svg(f"confusion matrix of {stage.title}, % of the true class", (side, side - 0.2), draw)
+    return svg(f"confusion matrix of {stage.title}, % of the true class", (side, side - 0.2), draw)
 
 
 def reliability(stages: Sequence[Stage]) -> str:
@@ -272,11 +272,11 @@ def reliability(stages: Sequence[Stage]) -> str:
         axes.grid()
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=9, markerscale=0.8)
 
-    return _svg("reliability: accuracy against confidence", (WIDTH, 4.6), draw)
+    return svg("reliability: accuracy against confidence", (WIDTH, 4.6), draw)
 
 
 # --- from figure to text -------------------------------------------------------------------------------------------
-def _svg(title: str, inches: tuple[float, float], draw: Callable[[Axes], None]) -> str:
+def svg(title: str, inches: tuple[float, float], draw: Callable[[Axes], None]) -> str:
     """Return the figure that `draw` makes as an `<svg>` element with `title` for screen readers."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=inches, layout="constrained")
