@@ -32,14 +32,15 @@ REQUIRED = (
 
 # What our writer writes. Nothing in this list reads files, loops or holds another graph.
 OPERATORS = frozenset((
-    "Add", "AveragePool", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Elu", "Erf", "Flatten", "Gemm",
-    "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "MaxPool", "Min", "Mul",
-    "Neg", "PRelu", "Pad", "QuantizeLinear", "Relu", "Reshape", "Sigmoid", "Softmax", "Sub", "Tanh",
+    "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Elu", "Erf", "Flatten", "Gemm",
+    "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "LeakyRelu", "MatMul", "Max", "MaxPool", "Min",
+    "Mul", "Neg", "PRelu", "Pad", "QuantizeLinear", "Relu", "Reshape", "Round", "Sigmoid", "Softmax", "Split", "Sub",
+    "Tanh",
 ))  # fmt: skip
 DOMAINS = frozenset(("", "ai.onnx"))
 
-# Bytes per element of the allowed tensor types: float32, uint8, int8, int32, int64.
-ITEM_BYTES: Mapping[int, int] = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8}
+# Bytes per element of the allowed tensor types: float32, uint8, int8, int32, int64, float16.
+ITEM_BYTES: Mapping[int, int] = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}
 
 # Allowed fields by message; every other field (functions, subgraphs, sparse and external tensors...) is refused.
 MODEL_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14))

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 
 from slimfer.artifact import FORMAT, INPUT, OUTPUT, seal
 from slimfer.errors import InputError
+from slimfer.export.pack import Body, Pool
 from slimfer.model.fold import fold
 from slimfer.model.groups import CAT_FUNCTIONS
 from slimfer.model.quant import RESHAPES, ActivationQuantizer, QuantConv2d, QuantLinear
@@ -110,7 +111,8 @@ def _write(graph: fx.GraphModule, shape: tuple[int, int, int], classes: int) -> 
     pixels = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", *shape])
     pixels.type.denotation = "IMAGE"
     probabilities = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes])
-    body = helper.make_graph(writer.nodes, "slimfer", [pixels], [probabilities], list(writer.constants.values()))
+    nodes, tensors = writer.finish()
+    body = helper.make_graph(nodes, "slimfer", [pixels], [probabilities], tensors)
     model = helper.make_model(
         body,
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -128,32 +130,22 @@ class _Writer(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.extra_traceback = False  # errors are one sentence
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[tuple[str, tuple[int, ...], bytes], TensorProto] = {}
-        self.names: dict[fx.Node, str] = {}
+        self.body, self.names = Body(), dict[fx.Node, str]()
+        self.pool = Pool(self.body)
+        self.emit = self.body.emit
         self.scales: dict[str, float] = {}  # of quantized values, by name
-        self.count = 0
 
     # --- pieces -----------------------------------------------------------------------------------------------------
-    def fresh(self) -> str:
-        """Return a short unused name."""
-        self.count += 1
-        return np.base_repr(self.count, 36).lower()
-
-    def emit(self, op: str, *inputs: str, to: str = "", **attributes: Any) -> str:
-        """Append one operator and return the name of its output."""
-        to = to or self.fresh()
-        self.nodes.append(helper.make_node(op, inputs, [to], **attributes))
-        return to
-
     def constant(self, value: npt.ArrayLike | Tensor) -> str:
-        """Return the name of an initializer; equal ones are stored once."""
-        array = np.array(value.detach().numpy() if isinstance(value, Tensor) else value, order="C")
-        array = array.astype(np.float32) if array.dtype == np.float64 else array
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self.constants:
-            self.constants[key] = numpy_helper.from_array(array, self.fresh())
-        return str(self.constants[key].name)
+        """Return the name of an initializer."""
+        return self.body.constant(value.detach().numpy() if isinstance(value, Tensor) else value)
+
+    def finish(self) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+        """Return operators and initializers, once the whole graph is written."""
+        nodes = list(self.body.nodes)
+        self.body.nodes.clear()
+        self.pool.write()
+        return self.body.nodes + nodes, self.body.tensors
 
     def dequantize(self, integers: str, scale: float, zero_point: int) -> str:
         """Append DequantizeLinear of a uint8 value."""
@@ -178,7 +170,7 @@ class _Writer(fx.Interpreter):
     def write_output(self, n: fx.Node, value: Any) -> None:
         if not isinstance(value, Tensor) or value.ndim != 2:
             raise InputError("the network must return one tensor of logits, (N, classes)")
-        self.emit("Softmax", self.names[n.all_input_nodes[0]], to=OUTPUT, axis=1)
+        self.emit("Softmax", self.names[n.all_input_nodes[0]], out=OUTPUT, axis=1)
 
     def write_module(self, n: fx.Node, module: nn.Module) -> str:
         for kind in type(module).__mro__:
@@ -238,7 +230,7 @@ def _conv(w: _Writer, x: str, m: nn.Conv2d) -> str:
         "strides": (list(m.stride), [1, 1]),
     }
     attributes: dict[str, Any] = {name: value for name, (value, default) in changed.items() if value != default}
-    return w.emit("Conv", x, *_parameters(w, m), kernel_shape=list(m.kernel_size), **attributes)
+    return w.emit("Conv", x, *_parameters(w, m), **attributes)
 
 
 def _linear(w: _Writer, x: str, m: nn.Linear) -> str:
@@ -249,13 +241,14 @@ def _parameters(w: _Writer, m: nn.Conv2d | nn.Linear) -> list[str]:
     """Write weight and bias, as int8 and int32 with their scales if the layer is quantized."""
     if not isinstance(m, (QuantConv2d, QuantLinear)):
         return [w.constant(m.weight)] + ([] if m.bias is None else [w.constant(m.bias)])
-    source = w.scales[w.names[w.node.all_input_nodes[0]]]
-    integers = m.integer_weight()
+    source = w.names[w.node.all_input_nodes[0]]
+    integers, scale = m.integer_weight().numpy(), w.pool.scale(m.weight_scale.numpy())
     # onnxruntime fuses a convolution without a zero point of its weight, but no Gemm.
     zeros = [w.constant(np.zeros(len(integers), np.int8))] if isinstance(m, QuantLinear) else []
-    weight = w.emit("DequantizeLinear", w.constant(integers), w.constant(m.weight_scale), *zeros, axis=0)
-    bias_scale = w.constant(m.weight_scale * source)
-    return [weight, w.emit("DequantizeLinear", w.constant(m.integer_bias(source)), bias_scale, axis=0)]
+    weight = w.emit("DequantizeLinear", w.pool.weight(integers, int(m.weight_bits)), scale, *zeros, axis=0)
+    bias_scale = w.emit("Mul", scale, w.constant(w.scales[source]))
+    bias = w.pool.bias(m.integer_bias(w.scales[source]).numpy())
+    return [weight, w.emit("DequantizeLinear", bias, bias_scale, axis=0)]
 
 
 def _pair(value: Any) -> list[int]:
@@ -318,7 +311,7 @@ def _quantizer(w: _Writer, x: str, m: ActivationQuantizer) -> str:
     scale, zero_point = float(m.scale), int(m.zero_point)
     if not scale > 0:
         raise InputError(f"cannot export node {w.node.name}: the network is quantized but not calibrated")
-    if w.nodes[-1].input[0] == INPUT and (scale, zero_point) == (SCALE, ZERO_POINT):
+    if w.body.nodes[-1].input[0] == INPUT and (scale, zero_point) == (SCALE, ZERO_POINT):
         return x  # the pixels are these integers
     return w.dequantize(
         w.emit("QuantizeLinear", x, w.constant(scale), w.constant(np.uint8(zero_point))), scale, zero_point
