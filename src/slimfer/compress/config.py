@@ -8,6 +8,7 @@ from slimfer.errors import InputError
 from slimfer.train.config import TrainConfig
 
 Criterion = Literal["l1", "l2", "fpgm", "taylor", "random"]
+Schedule = Literal["oneshot", "cubic"]
 Ranges = Literal["minmax", "percentile", "mse"]
 WeightRule = Literal["ste", "lsq", "dorefa"]
 ActivationRule = Literal["ste", "lsq", "pact"]
@@ -89,6 +90,8 @@ class PruneConfig:
             on the loss, to first order) or `random`.
         ratio: share of all channels to cut, in [0, 1).
         params: number of parameters to come as close to as possible; 0 = go by the ratio.
+        passes: rounds of cutting and fine-tuning that `slimfer prune` makes to get there.
+        finetune: whether `slimfer prune` fine-tunes after each cut, as [finetune] says; with several passes it does.
         images: training pictures that `taylor` looks at.
         recalibrate: batches of training pictures for new BN statistics after the cut; 0 = keep the old ones.
         limits: see `Limits`.
@@ -97,18 +100,37 @@ class PruneConfig:
     criterion: Criterion = "l1"
     ratio: float = 0.7
     params: int = 0
+    passes: int = 1
+    finetune: bool = False
     images: int = 1024
     recalibrate: int = 40
     limits: Limits = field(default_factory=lambda: Limits(round_to=8))
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
+        """Refuse values outside their range, and passes without training in between."""
+        _check_choice("criterion", self.criterion, Criterion)
         if not 0 <= self.ratio < 1:
             raise InputError(f"ratio must be at least 0 and below 1, not {self.ratio}")
         if self.params < 0:
             raise InputError(f"params must be at least 0, not {self.params}")
+        if not 1 <= self.passes <= 20:
+            raise InputError(f"passes must be between 1 and 20, not {self.passes}")
+        if self.passes > 1 and not self.finetune:
+            raise InputError(f"{self.passes} passes of pruning need fine-tuning between them, not finetune = false")
         if self.images < 1:
             raise InputError(f"images must be at least 1, not {self.images}")
+        if self.recalibrate < 0:
+            raise InputError(f"recalibrate must be at least 0, not {self.recalibrate}")
+
+    def each_pass(self, params: int = 0) -> "tuple[PruneConfig, ...]":
+        """Return the settings of each pass: every one keeps the same share of what the one before it left.
+
+        Args:
+            params: of the network before the first pass, if a number of parameters is to be reached.
+        """
+        share, ratio = self.params / max(params, 1), 1 - (1 - self.ratio) ** (1 / self.passes)
+        targets = [round(params * share ** (number / self.passes)) for number in range(1, self.passes + 1)]
+        return tuple(replace(self, passes=1, ratio=ratio, params=target) for target in targets)
 
 
 @dataclass(frozen=True)
@@ -119,9 +141,14 @@ class MaskConfig:
         sparsity: share of each layer's weights to set to zero, in [0, 1); by magnitude, the smallest go.
         keep: with `group`: of every `group` weights along the input, this many stay; 0 = unstructured.
         group: see `keep`.
-        layers: glob patterns of layer names; a layer that matches none keeps all its weights.
+        layers: glob patterns of layer names; a layer that matches none keeps all its weights. One that begins with `!`
+            takes the layers that match it out again.
         per_layer: glob pattern -> sparsity of the layers that match it, over `sparsity` (the first match counts).
         biases: whether biases are masked too.
+        schedule: in training under the mask, `oneshot` keeps what is zero at its start; `cubic` lets the sparsity grow
+            from there (Zhu and Gupta 2017, arXiv 1710.01878), so that a chain needs no step `mask` before it.
+        ramp: share of that training over which a `cubic` sparsity grows, above 0 and at most 0.9.
+        updates: times that it grows.
     """
 
     sparsity: float = 0.3
@@ -130,14 +157,26 @@ class MaskConfig:
     layers: tuple[str, ...] = ("*",)
     per_layer: Mapping[str, float] = field(default_factory=dict)
     biases: bool = False
+    schedule: Schedule = "oneshot"
+    ramp: float = 0.5
+    updates: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
+        """Refuse values outside their range, and what N:M masks cannot have."""
         for name, value in (("sparsity", self.sparsity), *((f"sparsity of {k}", v) for k, v in self.per_layer.items())):
             if not 0 <= value < 1:
                 raise InputError(f"{name} must be at least 0 and below 1, not {value}")
         if (self.keep or self.group) and not 0 < self.keep < self.group <= 64:
             raise InputError(f"N:M masks keep 1 to M-1 of M <= 64 weights, not {self.keep} of {self.group}")
+        _check_choice("schedule", self.schedule, Schedule)
+        others = {"biases": self.biases, "per_layer": self.per_layer, "schedule cubic": self.schedule == "cubic"}
+        for name, given in others.items():
+            if self.keep and given:
+                raise InputError(f"{name} does not go with N:M masks (here {self.keep} of {self.group})")
+        if not 0 < self.ramp <= 0.9:
+            raise InputError(f"ramp must be above 0 and at most 0.9, not {self.ramp}")
+        if not 1 <= self.updates <= 1000:
+            raise InputError(f"updates must be between 1 and 1000, not {self.updates}")
 
 
 @dataclass(frozen=True)
@@ -146,11 +185,13 @@ class DsdConfig:
 
     Attributes:
         rounds: of sparse and dense phases; 2 is DSDSD.
+        control: the same phases at the same rates without any mask: what the method has to beat.
         sparse: the training of each sparse phase.
         dense: the training of each dense phase, at a lower rate.
     """
 
     rounds: int = 1
+    control: bool = False
     sparse: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=10, lr=0.02))
     dense: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=10, lr=0.01))
 
@@ -173,7 +214,7 @@ class DistillConfig:
             chain started from, before the first cut.
         mirror: whether teachers also see each picture mirrored, and both answers are averaged.
         features: weight of the relations between penultimate features (Park et al. 2019) that is added to the loss; 0 =
-            none, 25 = the paper's. Artifacts show no features, and a cache keeps none.
+            none, 25 = the usual one. Artifacts show no features, and a cache keeps none.
         cache: folder for the teachers' answers, so that another run with the same seed, pictures and augmentation
             reads instead of computing them; empty = computed live.
     """
@@ -323,9 +364,31 @@ def usual_steps(config: CompressConfig, *, trained: bool) -> tuple[PlannedStep, 
     return tuple(PlannedStep(kind, each) for kind in kinds)
 
 
+def sparse_steps(config: CompressConfig) -> tuple[PlannedStep, ...]:
+    """Return the chain of training under a mask; one that grows needs no step of its own."""
+    kinds = ("sparse",) if config.mask.schedule == "cubic" else ("mask", "sparse")
+    return tuple(PlannedStep(kind, config) for kind in kinds)
+
+
 def dsd_steps(config: CompressConfig) -> tuple[PlannedStep, ...]:
-    """Return the chain of dense-sparse-dense training after the first, dense phase."""
-    return tuple(PlannedStep(kind, config) for _ in range(config.dsd.rounds) for kind in ("mask", "sparse", "dense"))
+    """Return the chain of dense-sparse-dense training after the first, dense phase, or that of its control."""
+    dense = PlannedStep("dense", config)
+    if config.dsd.control:
+        unmasked = PlannedStep("dense", replace(config, dsd=replace(config.dsd, dense=config.dsd.sparse)))
+        return (unmasked, dense) * config.dsd.rounds
+    return (*sparse_steps(config), dense) * config.dsd.rounds
+
+
+def prune_steps(config: CompressConfig, *, params: int = 0) -> tuple[PlannedStep, ...]:
+    """Return the chain of filter pruning in passes, each one fine-tuned if [prune] says so.
+
+    Args:
+        config: the settings.
+        params: parameters of the network that is cut; only needed if [prune] names a number of parameters to reach.
+    """
+    kinds = ("prune", "finetune") if config.prune.finetune else ("prune",)
+    passes = (replace(config, prune=one) for one in config.prune.each_pass(params))
+    return tuple(PlannedStep(kind, one) for one in passes for kind in kinds)
 
 
 def _check_choice(name: str, value: str, choices: object) -> None:

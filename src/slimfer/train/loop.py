@@ -53,6 +53,13 @@ class Hook:
     def after_epoch(self, net: nn.Module, epoch: int) -> None:
         """Change phase."""
 
+    def before_judging(self, net: nn.Module, progress: float) -> bool:
+        """Make the network that is judged, whose weights may be averages, what the method wants (masked).
+
+        Return whether it may be chosen: not, say, while its mask still grows.
+        """
+        return True
+
     def state_dict(self) -> Mapping[str, Tensor]:
         """Return what the hook must get back when a killed run goes on."""
         return {}
@@ -196,7 +203,7 @@ class _Trainer:
         if self.run is not None:
             weights = self.run / "weights"
             result.save(weights / "best.safetensors")
-            self._checkpoint(weights_of(self._judged()), len(self.history) - 1).save(weights / "last.safetensors")
+            self._checkpoint(weights_of(self._judged()[0]), len(self.history) - 1).save(weights / "last.safetensors")
             self._write_csv()
         return result
 
@@ -222,7 +229,7 @@ class _Trainer:
     def train_step(self, images: Tensor, target: Tensor) -> float:
         config = self.config
         generator = step_generator(config.seed, self.epoch + 1, self.step + 1)
-        progress = (self.epoch * self.steps + self.step) / (config.epochs * self.steps)
+        progress = self._progress()
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))  # dropout
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(progress, config)
@@ -256,7 +263,7 @@ class _Trainer:
         config = self.config
         for hook in self.hooks:
             hook.after_epoch(self.net, self.epoch)
-        judged = self._judged()
+        judged, ready = self._judged()
         logits = predict_logits(judged, self.validation, bf16=self.bf16)
         self._check_finite(float(self.loss_sum), float(np.abs(logits).max()))
         scores = score(softmax(logits), self.validation.labels, self.validation.classes)
@@ -273,7 +280,7 @@ class _Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
         }
         self.history.append(row)
-        if scores["accuracy"] > self.best_score:
+        if ready and scores["accuracy"] > self.best_score:
             self.best_epoch, self.best_score = self.epoch, scores["accuracy"]
             self.best = weights_of(judged)
         self.epoch, self.step = self.epoch + 1, 0
@@ -285,13 +292,18 @@ class _Trainer:
         if self.watch:
             self.watch(Progress(self.epoch - 1, config.epochs, self.steps, self.steps, row["train/loss"], row))
 
-    def _judged(self) -> nn.Module:
-        """Return the network that is evaluated: with averaged weights, if they are averaged."""
-        if not self.config.average:
-            return self.net
-        judged = _placed(self.start.build(), self.device)
-        judged.load_state_dict(self.average.tensors)
-        return judged
+    def _judged(self) -> tuple[nn.Module, bool]:
+        """Return the network that is evaluated, with averaged weights if they are averaged; and if it may be chosen."""
+        judged = self.net
+        if self.config.average:
+            judged = _placed(self.start.build(), self.device)
+            judged.load_state_dict(self.average.tensors)
+        ready = [hook.before_judging(judged, self._progress()) for hook in self.hooks]  # each one, whatever others say
+        return judged, all(ready)
+
+    def _progress(self) -> float:
+        """Return which share of the training is done, in [0, 1]."""
+        return (self.epoch * self.steps + self.step) / (self.config.epochs * self.steps)
 
     def _checkpoint(self, weights: Mapping[str, Tensor], epoch: int) -> Checkpoint:
         record = {
@@ -316,7 +328,8 @@ class _Trainer:
             )
 
     def _stopped_early(self) -> bool:
-        return bool(self.config.early_stop) and self.epoch - 1 - self.best_epoch >= self.config.early_stop
+        chosen = self.best_score >= 0
+        return bool(self.config.early_stop) and chosen and self.epoch - 1 - self.best_epoch >= self.config.early_stop
 
     # --- the state on disk --------------------------------------------------------------------------------------------
     @property
