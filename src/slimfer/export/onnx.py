@@ -134,6 +134,7 @@ class _Writer(fx.Interpreter):
         self.pool = Pool(self.body)
         self.emit = self.body.emit
         self.scales: dict[str, float] = {}  # of quantized values, by name
+        self.met = set[ActivationQuantizer]()
 
     # --- pieces -----------------------------------------------------------------------------------------------------
     def constant(self, value: npt.ArrayLike | Tensor) -> str:
@@ -313,9 +314,12 @@ def _quantizer(w: _Writer, x: str, m: ActivationQuantizer) -> str:
         raise InputError(f"cannot export node {w.node.name}: the network is quantized but not calibrated")
     if w.body.nodes[-1].input[0] == INPUT and (scale, zero_point) == (SCALE, ZERO_POINT):
         return x  # the pixels are these integers
-    return w.dequantize(
-        w.emit("QuantizeLinear", x, w.constant(scale), w.constant(np.uint8(zero_point))), scale, zero_point
-    )
+    integers = w.emit("QuantizeLinear", x, w.constant(scale), w.constant(np.uint8(zero_point)))
+    # QuantizeLinear itself stops at 255. A quantizer is met again only behind what moves its values.
+    if m.bits < 8 and m not in w.met:
+        integers = w.emit("Clip", integers, "", w.constant(np.uint8(m.levels)))
+    w.met.add(m)
+    return w.dequantize(integers, scale, zero_point)
 
 
 def _flatten(w: _Writer, x: str, m: nn.Flatten) -> str:
