@@ -5,10 +5,11 @@ python -m bench.run inference --control runs/first/dense.safetensors --models ru
 python -m bench.run slimming_controls --control runs/first/dense.safetensors --data fer2013.zip
 python -m bench.run quantization --control runs/first/tuned.safetensors --data fer2013.zip
 python -m bench.run leaks --models runs/first/model.onnx --data fer2013.zip
+python -m bench.run microexpnet --models runs/first/model.onnx --data fer2013.zip --chart docs/methods/microexpnet.svg
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import inference, leaks, quantization, slimming_controls, train_speed
+from bench import inference, leaks, microexpnet, quantization, slimming_controls, train_speed
 from slimfer.data.frames import Dataset as Faces
 from slimfer.data.loader import load
 from slimfer.errors import InputError
@@ -61,25 +62,45 @@ def _leaks(options: argparse.Namespace) -> dict[str, Any]:
     return leaks.run(options.models, load(options.data))
 
 
+def _microexpnet(options: argparse.Namespace) -> dict[str, Any]:
+    if not options.models or options.data is None:
+        raise InputError("microexpnet needs --models TEACHER... and --data SRC")
+    torch.set_num_threads(options.threads or 1)
+    settings = microexpnet.SMOKE if options.smoke else microexpnet.Settings()
+    settings = replace(settings, train=replace(settings.train, epochs=options.epochs or settings.train.epochs))
+    seeds = tuple(range(options.seeds)) if options.seeds else settings.seeds
+    return microexpnet.run(
+        replace(settings, seeds=seeds), options.models, _faces(options), options.work / "microexpnet"
+    )
+
+
 def _network_and_faces(options: argparse.Namespace) -> tuple[Checkpoint, Faces]:
     if options.control is None or options.data is None:
         raise InputError(f"{options.bench} needs --control CHECKPOINT and --data SRC")
     if options.threads:
         torch.set_num_threads(options.threads)
+    return Checkpoint.load(options.control), _faces(options)
+
+
+def _faces(options: argparse.Namespace) -> Faces:
     faces = load(options.data)
     if options.smoke:
         faces = {name: frames.take(np.arange(min(len(frames), 128))) for name, frames in faces.items()}
-    return Checkpoint.load(options.control), faces
+    return faces
 
 
-# How each benchmark runs, and how its numbers become a table.
-BENCHES: Mapping[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[[Mapping[str, Any]], Table]]] = {
+Tables = Table | Sequence[Table]
+
+# How each benchmark runs, and how its numbers become a table or several.
+BENCHES: Mapping[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[[Mapping[str, Any]], Tables]]] = {
     "train_speed": (_train_speed, train_speed.table),
     "inference": (_inference, inference.table),
     "slimming_controls": (_slimming_controls, slimming_controls.table),
     "quantization": (_quantization, quantization.table),
     "leaks": (_leaks, leaks.table),
+    "microexpnet": (_microexpnet, microexpnet.tables),
 }
+CHARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"microexpnet": microexpnet.chart}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -89,11 +110,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="threads of every contestant")
     parser.add_argument("--control", type=Path, help="checkpoint of the float network")
     parser.add_argument("--data", help="the dataset")
-    parser.add_argument("--models", type=Path, nargs="+", default=[], help="inference: .onnx artifacts")
+    parser.add_argument(
+        "--models", type=Path, nargs="+", default=[], help="inference, leaks: .onnx artifacts; microexpnet: teachers"
+    )
+    parser.add_argument("--epochs", type=int, help="microexpnet: of every training")
+    parser.add_argument("--seeds", type=int, help="microexpnet: number of seeds")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
     parser.add_argument("--out", type=Path, help="file for the numbers (default: bench/results/NAME.json)")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder for trainings, which go on there")
+    parser.add_argument("--chart", type=Path, help="SVG file for the chart, where the benchmark has one")
     parser.add_argument("--card", type=Path, help="Markdown file between whose result marks the table goes")
     options = parser.parse_args(arguments)
+    if options.chart and options.bench not in CHARTS:
+        parser.error(f"{options.bench} has no chart")
     try:
         result = BENCHES[options.bench][0](options)
     except InputError as error:
@@ -102,6 +131,8 @@ def main(arguments: list[str] | None = None) -> None:
     result = {"machine": machine(), "versions": versions(), **result}
     write_json(out, result)
     print(f"{card_text(options.bench, result)}\n\n{out}")
+    if options.chart:
+        write_text(options.chart, CHARTS[options.bench](result))
     if options.card:
         write_text(
             options.card, with_results(options.card.read_text(encoding="utf-8"), card_text(options.bench, result))
@@ -109,9 +140,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def card_text(bench: str, result: Mapping[str, Any]) -> str:
-    """Return what stands in a method card: the table of a benchmark, and where it was measured."""
+    """Return what stands in a method card: the tables of a benchmark, and where it was measured."""
+    tables = BENCHES[bench][1](result)
+    told = "\n\n".join(one.markdown() for one in ([tables] if isinstance(tables, Table) else tables))
     machine_, torch_ = describe_machine(result["machine"]), result["versions"].get("torch")
-    return f"{BENCHES[bench][1](result).markdown()}\n\nMachine: {machine_}; torch {torch_}."
+    return f"{told}\n\nMachine: {machine_}; torch {torch_}."
 
 
 if __name__ == "__main__":
