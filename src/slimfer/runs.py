@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 
@@ -180,6 +180,29 @@ def _earlier(path: Path, verb: str, resume: bool) -> dict[str, Any]:
     if record["verb"] != verb:
         raise InputError(f"{path} is a run of {record['verb']!r}, which {verb!r} cannot resume")
     return {**record, "resumed": record["resumed"] + 1}
+
+
+def model_file(path: Path, prefer: Literal["checkpoint", "artifact"] = "checkpoint") -> Path:
+    """Return the checkpoint (.safetensors) or artifact (.onnx) that `path` is, or that the run folder `path` holds.
+
+    Args:
+        path: a file or a run folder.
+        prefer: which of the two, in a run folder that holds both.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if path.is_dir():
+        found = {"checkpoint": path / "weights" / "best.safetensors", "artifact": path / "model.onnx"}
+        held = {kind: file for kind, file in found.items() if file.is_file()}
+        if not held:
+            raise InputError(f"{path} holds no finished network (neither weights/best.safetensors nor model.onnx)")
+        return held.get(prefer) or next(iter(held.values()))
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix not in (".safetensors", ".onnx"):
+        raise InputError(f"{path} is neither a checkpoint (.safetensors) nor an artifact (.onnx)")
+    return path
 
 
 def read_curve(folder: Path | str) -> list[dict[str, float]]:

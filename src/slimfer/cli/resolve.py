@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from slimfer.errors import InputError
 from slimfer.files import read_json
+from slimfer.runs import model_file
 
 if TYPE_CHECKING:
     from slimfer.train.checkpoint import Checkpoint
@@ -51,10 +52,9 @@ def resolve(text: str, *, prefer: Literal["checkpoint", "artifact"] = "checkpoin
         InputError: if it names nothing of ours.
     """
     path = Path(text)
-    if path.is_dir():
-        return _in_folder(path, prefer)
-    if path.is_file() or path.suffix in (".onnx", ".safetensors"):
-        return _file(path)
+    if path.exists() or path.suffix in (".onnx", ".safetensors"):
+        found = model_file(path, prefer)
+        return ArtifactFile(found) if found.suffix == ".onnx" else CheckpointFile(found)
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
         return Network(text)
     names = list(zoo())
@@ -79,25 +79,3 @@ def load_checkpoint(text: str) -> "Checkpoint":
     from slimfer.train.checkpoint import Checkpoint
 
     return Checkpoint.load(model.path)
-
-
-def _file(path: Path) -> Model:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix == ".onnx":
-        return ArtifactFile(path)
-    if path.suffix == ".safetensors":
-        return CheckpointFile(path)
-    raise InputError(f"{path} is neither a checkpoint (.safetensors) nor an artifact (.onnx)")
-
-
-def _in_folder(path: Path, prefer: str) -> Model:
-    checkpoint, artifact = path / "weights" / "best.safetensors", path / "model.onnx"
-    found: dict[str, Model] = {}
-    if checkpoint.is_file():
-        found["checkpoint"] = CheckpointFile(checkpoint)
-    if artifact.is_file():
-        found["artifact"] = ArtifactFile(artifact)
-    if not found:
-        raise InputError(f"{path} holds no finished network (neither weights/best.safetensors nor model.onnx)")
-    return found.get(prefer) or next(iter(found.values()))
