@@ -9,7 +9,7 @@ in the tables below is refused by name.
 
 import json
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,7 @@ class _Writer(fx.Interpreter):
         self.pool = Pool(self.body)
         self.emit = self.body.emit
         self.scales: dict[str, float] = {}  # of quantized values, by name
+        self.pads: dict[fx.Node, tuple[int, int, int, int]] = {}  # zeros left to the convolutions that read a value
         self.met = set[ActivationQuantizer]()
 
     # --- pieces -----------------------------------------------------------------------------------------------------
@@ -224,6 +225,8 @@ def _conv(w: _Writer, x: str, m: nn.Conv2d) -> str:
         pads = [*(t // 2 for t in total), *(t - t // 2 for t in total)]
     else:
         pads = [*m.padding, *m.padding]
+    left, right, top, bottom = w.pads.get(w.node.all_input_nodes[0], (0, 0, 0, 0))
+    pads = [own + before for own, before in zip(pads, (top, left, bottom, right), strict=True)]
     changed: dict[str, tuple[Any, Any]] = {
         "dilations": (list(m.dilation), [1, 1]),
         "group": (m.groups, 1),
@@ -312,6 +315,11 @@ def _quantizer(w: _Writer, x: str, m: ActivationQuantizer) -> str:
     scale, zero_point = float(m.scale), int(m.zero_point)
     if not scale > 0:
         raise InputError(f"cannot export node {w.node.name}: the network is quantized but not calibrated")
+    source = w.node.all_input_nodes[0]
+    if source in w.pads:
+        w.pads[w.node] = w.pads[source]
+        if m in w.met:
+            return x  # padding moved its integers
     if w.body.nodes[-1].input[0] == INPUT and (scale, zero_point) == (SCALE, ZERO_POINT):
         return x  # the pixels are these integers
     integers = w.emit("QuantizeLinear", x, w.constant(scale), w.constant(np.uint8(zero_point)))
@@ -330,7 +338,20 @@ def _flatten(w: _Writer, x: str, m: nn.Flatten) -> str:
 
 def _zero_pad(w: _Writer, x: str, m: nn.ZeroPad2d) -> str:
     left, right, top, bottom = m.padding
+    if min(m.padding) >= 0 and all(isinstance(reader, nn.Conv2d) for reader in _readers(w, w.node)):
+        w.pads[w.node] = m.padding  # convolutions do it themselves; between integer ones, a Pad would stay in float
+        return x
     return w.emit("Pad", x, w.constant(np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)))
+
+
+def _readers(w: _Writer, n: fx.Node) -> Iterator[Any]:
+    """Yield the layers that read the value, also through quantizers, and None for what is no layer."""
+    for user in n.users:
+        module = w.fetch_attr(str(user.target)) if user.op == "call_module" else None
+        if isinstance(module, ActivationQuantizer):
+            yield from _readers(w, user)
+        else:
+            yield module
 
 
 Handler = Callable[[_Writer, str, Any], str]
