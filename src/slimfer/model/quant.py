@@ -13,6 +13,7 @@ flatten) get the quantizer of their input once more, which changes nothing. Ther
 
 import operator
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,22 @@ from torch import Tensor, fx, nn
 from slimfer.errors import InputError
 from slimfer.model.fold import fold
 from slimfer.model.groups import CAT_FUNCTIONS, JOIN_FUNCTIONS, JOIN_METHODS, RESHAPE_FUNCTIONS, RESHAPE_METHODS
+from slimfer.model.rounding import (
+    ActivationRule,
+    WeightRule,
+    before_dorefa,
+    dorefa_weight,
+    round_activation,
+    round_weight,
+    scale_gradient,
+)
 from slimfer.preprocess import SCALE, ZERO_POINT
 
 BITS = range(2, 9)
+TINY = torch.finfo(torch.float32).tiny
+# Stored by number.
+WEIGHT_RULES: tuple[WeightRule, ...] = ("fixed", "ste", "lsq", "dorefa")
+ACTIVATION_RULES: tuple[ActivationRule, ...] = ("fixed", "lsq", "pact")
 
 # Additions take a ReLU in.
 ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -46,6 +60,7 @@ class ActivationQuantizer(nn.Module):
     """Round a tensor to 2^bits levels; passes gradients inside the range and stops them outside.
 
     Buffers: `scale` () float32 and `zero_point` () int32, NaN and 0 until `set_range`; `activation_bits` () uint8.
+    After `learn`, `scale` is a parameter whose absolute value counts, and `rule` () uint8 says how it learns.
     """
 
     scale: Tensor
@@ -58,6 +73,7 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("scale", torch.tensor(torch.nan))
         self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int32))
         self.register_buffer("activation_bits", torch.tensor(checked_bits(bits), dtype=torch.uint8))
+        self._rule: ActivationRule = "fixed"
 
     @property
     def bits(self) -> int:
@@ -83,16 +99,30 @@ class ActivationQuantizer(nn.Module):
         """Use `bits` in 2..8; a range has to be set afterwards."""
         self.activation_bits.fill_(checked_bits(bits))
 
+    def learn(self, rule: ActivationRule) -> None:
+        """Make the scale a parameter that learns by `rule`; the zero point stays."""
+        if rule != "fixed":
+            self.register_buffer("rule", torch.tensor(ACTIVATION_RULES.index(rule), dtype=torch.uint8))
+            _replace_tensor(self, "scale", nn.Parameter(self.scale))
+        self._rule = rule
+
+    def settle(self) -> None:
+        """Undo `learn`; the scale stays what it has become."""
+        if self._rule != "fixed":
+            _replace_tensor(self, "scale", _positive(self.scale).detach())
+            del self.rule
+        self._rule = "fixed"
+
     def forward(self, x: Tensor) -> Tensor:
         """Return x on the grid, same shape."""
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, self.levels)
+        return round_activation(x, _positive(self.scale), int(self.zero_point), self.levels, self._rule)
 
 
 def affine(low: float, high: float, levels: int = 255) -> tuple[float, int]:
     """Return (scale, zero point) of 0..levels over [min(low, 0), max(high, 0)]; scale 1 for an empty range."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = float(torch.tensor((high - low) / levels))  # as float32
-    if scale < torch.finfo(torch.float32).tiny:
+    if scale < TINY:
         return 1.0, 0
     return scale, min(max(round(-low / scale), 0), levels)
 
@@ -111,7 +141,12 @@ def checked_bits(bits: int) -> int:
 class _QuantizedWeight(nn.Module):
     """What both kinds of layers add to their weight.
 
-    Buffers: `weight_scale` (out,) float32, NaN until `freeze`; `weight_bits` () uint8.
+    Buffers: `weight_scale` (out,) float32, NaN until `freeze`; `weight_bits` () uint8. After `learn`, also `rule` ()
+    uint8: how the weight is rounded while it learns. With `lsq`, `weight_scale` is a parameter whose absolute value
+    counts; with `ste`, `weight_share` (out,) is what `weight_scale` was to the scale of the largest weight, and stays.
+
+    In evaluation a layer computes in float32 even under autocast: what a network of integers answers must not depend on
+    how it was trained.
     """
 
     weight: Tensor
@@ -119,12 +154,15 @@ class _QuantizedWeight(nn.Module):
     weight_scale: Tensor
     weight_bits: Tensor
 
+    weight_share: Tensor
+
     def take(self, weight: Tensor, bias: Tensor | None, bits: int) -> None:
         """Use these parameters (a missing bias becomes zeros) and `bits` in 2..8."""
         self.weight = weight
         self.bias = nn.Parameter(weight.new_zeros(len(weight))) if bias is None else bias
         self.register_buffer("weight_scale", weight.new_full((len(weight),), torch.nan))
         self.register_buffer("weight_bits", torch.tensor(checked_bits(bits), dtype=torch.uint8, device=weight.device))
+        self._rule: WeightRule = "fixed"
 
     def set_bits(self, bits: int) -> None:
         """Use `bits` in 2..8; scales have to be frozen afterwards."""
@@ -142,21 +180,58 @@ class _QuantizedWeight(nn.Module):
         gets a scale large enough for its bias to fit.
         """
         with torch.no_grad():
-            if scale is None:
-                scale = self.weight.abs().flatten(1).amax(1) / self.weight_max
+            scale = self._largest() if scale is None else scale
             fits = self.bias.abs() / (input_scale * 2**30)
             scale = torch.maximum(scale, fits)
-            self.weight_scale.copy_(torch.where(scale < torch.finfo(scale.dtype).tiny, 1.0, scale))
+            self.weight_scale.copy_(torch.where(scale < TINY, 1.0, scale))
+
+    def learn(self, rule: WeightRule) -> None:
+        """Let the weight learn by `rule`, from the scales and the integers that are frozen now."""
+        self.register_buffer("rule", torch.tensor(WEIGHT_RULES.index(rule), dtype=torch.uint8))
+        if rule == "ste":
+            self.register_buffer("weight_share", self.weight_scale / self._largest().clamp_min(TINY))
+        elif rule == "lsq":
+            _replace_tensor(self, "weight_scale", nn.Parameter(self.weight_scale))
+        elif rule == "dorefa":
+            with torch.no_grad():
+                self.weight.copy_(before_dorefa(self.weight, self.weight_scale, self.weight_max))
+        self._rule = rule
+
+    def settle(self, input_scale: float) -> None:
+        """Undo `learn`; weight and scales stay what they have become, both and the bias on their grids."""
+        weight, scale = self.rounded_weight().detach(), self.scales().detach()
+        with torch.no_grad():
+            self.weight.copy_(weight)
+        _replace_tensor(self, "weight_scale", scale)
+        for name in ("rule", "weight_share"):
+            if hasattr(self, name):
+                delattr(self, name)
+        self._rule = "fixed"
+        self.freeze(input_scale, scale)
+        self.round_bias(input_scale)
+
+    def _largest(self) -> Tensor:
+        """Return the scales that make each channel's largest weight the largest integer."""
+        return self.weight.detach().abs().flatten(1).amax(1) / self.weight_max
+
+    def scales(self) -> Tensor:
+        """Return the scales (out,) as they are now."""
+        return self._largest() * self.weight_share if self._rule == "ste" else _positive(self.weight_scale)
 
     def rounded_weight(self) -> Tensor:
-        """Return the weight on its grid; gradients pass (straight-through)."""
-        limit = self.weight_max
-        zero_points = torch.zeros_like(self.weight_scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(self.weight, self.weight_scale, zero_points, 0, -limit, limit)
+        """Return the weight on its grid, with the gradients of the rule; straight-through if there is none."""
+        limit, scale = self.weight_max, self.scales()
+        if self._rule == "dorefa":
+            return dorefa_weight(self.weight, scale, limit)
+        if self._rule == "lsq":
+            count = self.weight[0].numel()
+            return round_weight(self.weight, scale_gradient(scale, 1 / (count * limit) ** 0.5), limit)
+        # The largest weight lies on the edge and must not get stuck there.
+        return round_weight(self.weight, scale, limit, margin=0.4)
 
     def integer_weight(self) -> Tensor:
         """Return the weight as int8, same shape."""
-        scale = self.weight_scale.view(-1, *(1,) * (self.weight.dim() - 1))
+        scale = self.scales().view(-1, *(1,) * (self.weight.dim() - 1))
         return torch.round(self.rounded_weight().detach() / scale).to(torch.int8)
 
     def integer_bias(self, input_scale: float) -> Tensor:
@@ -189,7 +264,8 @@ class QuantConv2d(_QuantizedWeight, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Conv2d`."""
-        return self._conv_forward(x, self.rounded_weight(), self.bias)
+        with autocast_while(self.training, x):
+            return self._conv_forward(x, self.rounded_weight(), self.bias)
 
     def float_forward(self, x: Tensor) -> Tensor:
         """Compute with the weight that is not rounded."""
@@ -208,11 +284,31 @@ class QuantLinear(_QuantizedWeight, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Linear`."""
-        return F.linear(x, self.rounded_weight(), self.bias)
+        with autocast_while(self.training, x):
+            return F.linear(x, self.rounded_weight(), self.bias)
 
     def float_forward(self, x: Tensor) -> Tensor:
         """Compute with the weight that is not rounded."""
         return F.linear(x, self.weight, self.bias)
+
+
+def autocast_while(training: bool, x: Tensor) -> AbstractContextManager[object]:
+    """Return the context of a layer's arithmetic: autocast as it is in training, none in evaluation."""
+    return nullcontext() if training else torch.autocast(x.device.type, enabled=False)
+
+
+def _positive(scale: Tensor) -> Tensor:
+    """Return what a learned scale stands for; a step of the optimizer may carry it across 0."""
+    return scale.abs().clamp_min(TINY)
+
+
+def _replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
+    """Put a parameter where a buffer was, or the other way round."""
+    delattr(module, name)
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+    else:
+        module.register_buffer(name, value)
 
 
 @dataclass(frozen=True)
@@ -266,6 +362,14 @@ def load_quantized(net: nn.Module, weights: Mapping[str, Tensor], quant: Mapping
     graph = place(net)
     # Checkpoints from before activations had a choice of bits do not name them.
     bits = {name: tensor for name, tensor in graph.state_dict().items() if name.endswith(".activation_bits")}
+    for name, code in quant.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "rule":
+            module = graph.get_submodule(layer)
+            if isinstance(module, ActivationQuantizer):
+                module.learn(ACTIVATION_RULES[int(code)])
+            elif isinstance(module, _QuantizedWeight):
+                module.learn(WEIGHT_RULES[int(code)])
     graph.load_state_dict({**bits, **weights, **quant})
     return graph
 
@@ -273,10 +377,11 @@ def load_quantized(net: nn.Module, weights: Mapping[str, Tensor], quant: Mapping
 def split_state(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return (weights, numbers of the quantizers) of any network, copied to the CPU in plain layout."""
     numbers = {
-        f"{name}.{buffer}"
+        f"{name}.{number}"
         for name, module in net.named_modules()
         if isinstance(module, (ActivationQuantizer, _QuantizedWeight))
-        for buffer, _ in module.named_buffers(recurse=False)
+        for number, _ in (*module.named_buffers(recurse=False), *module.named_parameters(recurse=False))
+        if number not in ("weight", "bias")
     }
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
     weights = {name: tensor for name, tensor in state.items() if name not in numbers}
