@@ -18,7 +18,7 @@ CLI_PARTS = {
     "app", "budget", "classifier", "common", "flags", "memory", "progress", "record", "resolve", "start", "steps",
     "units",
 }  # fmt: skip
-MODEL_PARTS = {"blocks", "complexity", "fold", "groups", "mode", "narrow", "quant", "spec", "zoo"}
+MODEL_PARTS = {"blocks", "complexity", "fold", "groups", "mode", "narrow", "quant", "rounding", "spec", "zoo"}
 
 FORBIDDEN = {
     "pickle": r"\b(?:c?[Pp]ickle|dill|joblib|shelve|marshal)\b(?!d|s)",

@@ -158,8 +158,8 @@ class _QuantizedWeight(nn.Module):
 
     def take(self, weight: Tensor, bias: Tensor | None, bits: int) -> None:
         """Use these parameters (a missing bias becomes zeros) and `bits` in 2..8."""
-        self.weight = weight
-        self.bias = nn.Parameter(weight.new_zeros(len(weight))) if bias is None else bias
+        self.weight = nn.Parameter(weight)  # folding leaves biases that do not learn
+        self.bias = nn.Parameter(weight.new_zeros(len(weight)) if bias is None else bias)
         self.register_buffer("weight_scale", weight.new_full((len(weight),), torch.nan))
         self.register_buffer("weight_bits", torch.tensor(checked_bits(bits), dtype=torch.uint8, device=weight.device))
         self._rule: WeightRule = "fixed"
