@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from helpers import CLASSES, TINY, patterns, spec_of
+from helpers import CLASSES, TINY, patterns
 from networks import integers, learnt
 from slimfer.compress.config import Limits, MaskConfig, SlimConfig
 from slimfer.compress.mask import Mask, grown, mask, smallest, smallest_of_groups
@@ -260,13 +260,14 @@ def test_early_stopping_waits_for_the_mask():
 
 
 def test_gradual_masks_beat_one_cut_of_the_same_training():
-    """Why there is a schedule: at 95 % zeros, one cut takes more than the same four epochs give back."""
+    """At 90 % zeros and a short, gentle training; a long one at a high rate makes up for one cut as well."""
 
-    def accuracy(start, config):
-        return max(train(start, config, epochs=4, seed=seed).lineage[-1]["val_accuracy"] for seed in (0, 1))
+    def accuracy(start, config, seed):
+        return train(start, config, epochs=8, weight_decay=1e-4, seed=seed).lineage[-1]["val_accuracy"]
 
-    config = MaskConfig(sparsity=0.95)
-    assert accuracy(learnt(), replace(config, schedule="cubic", ramp=0.7)) > accuracy(mask(learnt(), config), config)
+    once, gradual = MaskConfig(sparsity=0.9), MaskConfig(sparsity=0.9, schedule="cubic")
+    for seed in (0, 1):
+        assert accuracy(learnt(), gradual, seed) > accuracy(mask(learnt(), once), once, seed) + 0.03
 
 
 # --- killed and resumed -----------------------------------------------------------------------------------------------
@@ -340,8 +341,3 @@ def test_values_outside_their_range_are_named(make, message):
 def test_patterns_that_match_nothing_are_named(config, message, use):
     with pytest.raises(InputError, match=message):
         use(learnt(), config)
-
-
-def test_names_in_these_tests_are_layers():
-    assert {"0.0", "3.first.0", "4.body.0", "6.body.0", "10"} <= set(LAYERS)
-    assert spec_of("plain").builder  # the helper module is the one these nets come from
