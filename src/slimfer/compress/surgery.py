@@ -212,6 +212,10 @@ def _within(channels: ChannelMap, scores: Scores, lowest: npt.NDArray[np.int64],
     return np.sort(scores.atoms[index])
 
 
+# What leaves a constant as it is; zeros beside it are noticed at borders only, as those of padded convolutions are.
+STILL = (nn.Dropout, nn.Dropout2d, nn.ZeroPad2d)
+
+
 class _ConstantFolder:
     """Follow the constants of removed channels through the graph: one (C,) vector per node, NaN = not a constant."""
 
@@ -278,10 +282,10 @@ class _ConstantFolder:
             self.unfolded.append(str(node.target))
 
     def _pointwise(self, node: fx.Node, sources: list[Tensor]) -> Tensor:
-        """Apply an operation that treats each channel alone; pooling and dropout leave a constant as it is."""
+        """Apply an operation that treats each channel alone; pooling, padding and dropout leave a constant as it is."""
         if node.op == "call_module":
             module = self.channels.graph.get_submodule(str(node.target))
-            if "pool" in type(module).__name__.lower() or isinstance(module, (nn.Dropout, nn.Dropout2d)):
+            if "pool" in type(module).__name__.lower() or isinstance(module, STILL):
                 return sources[0]
             return module(sources[0].clone().view(1, -1, 1, 1)).flatten()
         name = str(getattr(node.target, "__name__", node.target))
