@@ -240,6 +240,21 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class SweepConfig:
+    """What `slimfer distill` trains besides one taught student; chains of steps have no use for it.
+
+    Attributes:
+        temperatures: one student for each, instead of the one of [distill].
+        weights: one student for each, instead of the one of [distill]; with both, for each pair.
+        control: whether the same student is also trained without a teacher; a sweep always has this control.
+    """
+
+    temperatures: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+    control: bool = False
+
+
+@dataclass(frozen=True)
 class QuantizeConfig:
     """Static quantization to integers.
 
@@ -310,6 +325,7 @@ class CompressConfig:
         finetune: the training after each cut.
         dsd: dense-sparse-dense training.
         distill: the teachers' part in every training after the first; in the first, if it names teachers.
+        sweep: what `slimfer distill` trains besides.
         quantize: the integers.
         qat: training with integers.
     """
@@ -321,6 +337,7 @@ class CompressConfig:
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=30, lr=0.05))
     dsd: DsdConfig = field(default_factory=DsdConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     qat: QatConfig = field(default_factory=QatConfig)
 
