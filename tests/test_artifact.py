@@ -59,7 +59,7 @@ def test_every_single_bit_flip_is_refused_before_the_content_is_looked_at(nano, 
     def touched(*_: object) -> None:
         raise AssertionError("the content was read before its hash was checked")
 
-    monkeypatch.setattr(module, "_fields", touched)
+    monkeypatch.setattr(module, "fields", touched)
     changed = bytearray(nano)
     for position in range(len(nano)):
         for bit in range(8):

@@ -12,7 +12,10 @@ import slimfer
 
 SOURCE = Path(slimfer.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
-GROUND = {"errors", "files", "images", "labels", "preprocess", "metrics", "timing", "artifact", "runs", "version"}
+GROUND = {
+    "errors", "files", "images", "labels", "preprocess", "metrics", "timing", "protobuf", "shapes", "artifact", "runs",
+    "version",
+}  # fmt: skip
 
 # Each room may import itself and the rooms named; the order of the rows is the order of the floors.
 ROOMS: dict[str, set[str]] = {

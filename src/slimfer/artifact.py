@@ -11,17 +11,21 @@ of the file, is the SHA-256 (lower-case hex) of everything before them. Field nu
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from slimfer.errors import InputError
+from slimfer.protobuf import Field, encode, fields, message, text, varints
+from slimfer.shapes import ITEM_BYTES, MAX_RANK, RULES, Integers, Node, Shape, Tensor, infer
 
 FORMAT = 1
 MAX_BYTES = 1 << 30
 MAX_NODES = 20_000
+MAX_EXPANDED = 1 << 31  # bytes of everything that the operators make for one picture, constants included
 
 INPUT, OUTPUT = "pixels", "probabilities"
 HASH_KEY = "slimfer.sha256_data"
@@ -30,17 +34,15 @@ REQUIRED = (
     "slimfer.format", "slimfer.labels", "slimfer.scores", "slimfer.lineage", "slimfer.recipe", "slimfer.intended_use",
 )  # fmt: skip
 
-# What our writer writes. Nothing in this list reads files, loops or holds another graph.
-OPERATORS = frozenset((
-    "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Elu", "Erf", "Flatten", "Gemm",
-    "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "LeakyRelu", "MatMul", "Max", "MaxPool", "Min",
-    "Mul", "Neg", "PRelu", "Pad", "QuantizeLinear", "Relu", "Reshape", "Round", "Sigmoid", "Softmax", "Split", "Sub",
-    "Tanh",
-))  # fmt: skip
-DOMAINS = frozenset(("", "ai.onnx"))
+INT64 = 7  # ONNX's number of the type
 
-# Bytes per element of the allowed tensor types: float32, uint8, int8, int32, int64, float16.
-ITEM_BYTES: Mapping[int, int] = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}
+# Operators are those of `slimfer.shapes.RULES`, in the meaning of this version of ONNX, with these attributes.
+DOMAINS = frozenset(("", "ai.onnx"))
+OPSET = 17
+ATTRIBUTES = frozenset((
+    "alpha", "axis", "beta", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "pads", "strides",
+    "to", "transB",
+))  # fmt: skip
 
 # Allowed fields by message; every other field (functions, subgraphs, sparse and external tensors...) is refused.
 MODEL_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14))
@@ -48,8 +50,6 @@ GRAPH_FIELDS = frozenset((1, 2, 5, 10, 11, 12, 13))
 NODE_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7))
 ATTRIBUTE_FIELDS = frozenset((1, 2, 3, 4, 7, 8, 9, 13, 20))
 TENSOR_FIELDS = frozenset((1, 2, 8, 9, 12, 14))
-
-Field = tuple[int, int, int | memoryview]
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,10 @@ def seal(model: bytes, metadata: Mapping[str, str]) -> bytes:
         InputError: if `model` is not protobuf.
     """
     parts = []
-    for number, wire, value in _fields(memoryview(model), "model"):
+    for number, wire, value in fields(memoryview(model), "model"):
         if number != 14:
-            parts.append(_encode(number, wire, value))
-    for key, text in metadata.items():
-        if key != HASH_KEY:
-            parts.append(_entry(key, text.encode()))
+            parts.append(encode(number, wire, value))
+    parts += [_entry(key, entry.encode()) for key, entry in metadata.items() if key != HASH_KEY]
     body = b"".join(parts) + _HASH_ENTRY_START
     return body + hashlib.sha256(body).hexdigest().encode()
 
@@ -148,10 +146,10 @@ def open_artifact(source: str | Path | bytes) -> Artifact:
         data = source if isinstance(source, bytes) else _read(Path(source))
         _check_size(len(data))
         _check_hash(data)
-        fields = list(_fields(memoryview(data), "model"))
-        artifact = Artifact(data, _metadata(fields), path)
+        model = list(fields(memoryview(data), "model"))
+        artifact = Artifact(data, _metadata(model), path)
         _check_metadata(artifact)
-        _check_model(fields)
+        _check_model(model, (1, artifact.channels, artifact.image, artifact.image))
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     return artifact
@@ -183,12 +181,12 @@ def _check_hash(data: bytes) -> None:
 
 
 # --- metadata -------------------------------------------------------------------------------------------------------
-def _metadata(fields: list[Field]) -> dict[str, str]:
+def _metadata(model: list[Field]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for number, _, value in fields:
+    for number, _, value in model:
         if number != 14:
             continue
-        entry = {n: _text(v) for n, _, v in _fields(_message(value), "metadata")}
+        entry = {n: text(v) for n, _, v in fields(message(value), "metadata")}
         if set(entry) != {1, 2} or entry[1] in found:
             raise InputError(f"metadata entry {entry.get(1)!r} is incomplete or there twice")
         found[entry[1]] = entry[2]
@@ -220,153 +218,105 @@ def _check_metadata(artifact: Artifact) -> None:
 
 
 # --- the graph ------------------------------------------------------------------------------------------------------
-def _check_model(fields: list[Field]) -> None:
-    _only(fields, MODEL_FIELDS, "the model")
-    graphs = [value for number, _, value in fields if number == 7]
+def _check_model(model: list[Field], picture: Shape) -> None:
+    _only(model, MODEL_FIELDS, "the model")
+    graphs = [value for number, _, value in model if number == 7]
     if len(graphs) != 1:
         raise InputError(f"{len(graphs)} graphs instead of one")
-    for number, _, value in fields:
+    for number, _, value in model:
         if number == 8:
-            _check_opset(_message(value))
-    _check_graph(_message(graphs[0]))
+            _check_opset(message(value))
+    _check_graph(list(fields(message(graphs[0]), "graph")), picture)
 
 
 def _check_opset(opset: memoryview) -> None:
-    for number, _, value in _fields(opset, "opset"):
-        if number == 1 and _text(value) not in DOMAINS:
-            raise InputError(f"operators of the foreign domain {_text(value)!r}")
+    for number, _, value in fields(opset, "opset"):
+        if number == 1 and text(value) not in DOMAINS:
+            raise InputError(f"operators of the foreign domain {text(value)!r}")
+        if number == 2 and value != OPSET:
+            raise InputError(f"operators of version {value}, not {OPSET}")
 
 
-def _check_graph(graph: memoryview) -> None:
-    fields = list(_fields(graph, "graph"))
-    _only(fields, GRAPH_FIELDS, "the graph")
-    if sum(number == 1 for number, _, _ in fields) > MAX_NODES:
+def _check_graph(graph: list[Field], picture: Shape) -> None:
+    _only(graph, GRAPH_FIELDS, "the graph")
+    if sum(number == 1 for number, _, _ in graph) > MAX_NODES:
         raise InputError(f"more than {MAX_NODES} operators")
-    for number, _, value in fields:
-        if number == 1:
-            _check_node(_message(value))
-        elif number == 5:
-            _check_tensor(_message(value))
     for number, name in ((11, INPUT), (12, OUTPUT)):
-        found = [_name(_message(value)) for n, _, value in fields if n == number]
+        found = [_one_text(fields(message(value), "value"), 1) for n, _, value in graph if n == number]
         if found != [name]:
             raise InputError(f"inputs or outputs {found}, where only {name!r} should be")
-
-
-def _check_node(node: memoryview) -> None:
-    fields = list(_fields(node, "operator"))
-    kinds = [_text(value) for number, _, value in fields if number == 4]
-    if len(kinds) != 1 or kinds[0] not in OPERATORS:
-        raise InputError(f"operator {'/'.join(kinds) or 'without a type'} is not allowed in a slimfer model")
-    _only(fields, NODE_FIELDS, f"operator {kinds[0]}")
-    for number, _, value in fields:
-        if number == 7 and _text(value) not in DOMAINS:
-            raise InputError(f"operator {kinds[0]} of the foreign domain {_text(value)!r}")
+    tensors = {INPUT: Tensor(picture, 1)}
+    for number, _, value in graph:
         if number == 5:
-            _only(list(_fields(_message(value), "attribute")), ATTRIBUTE_FIELDS, f"an attribute of {kinds[0]}")
+            name, tensor = _tensor(list(fields(message(value), "tensor")))
+            if name in tensors:
+                raise InputError(f"two tensors with the name {name!r}")
+            tensors[name] = tensor
+    nodes = [_node(list(fields(message(value), "operator"))) for number, _, value in graph if number == 1]
+    infer(nodes, tensors, MAX_EXPANDED)
 
 
-def _check_tensor(tensor: memoryview) -> None:
-    fields = list(_fields(tensor, "tensor"))
-    numbers = {number for number, _, _ in fields}
-    if 13 in numbers or any(number == 14 and value != 0 for number, _, value in fields):
+def _node(node: list[Field]) -> Node:
+    kind = _one_text(node, 4)
+    if kind not in RULES:
+        raise InputError(f"operator {kind or 'without a type'} is not allowed in a slimfer model")
+    _only(node, NODE_FIELDS, f"operator {kind}")
+    attributes: dict[str, Integers] = {}
+    for number, _, value in node:
+        if number == 7 and text(value) not in DOMAINS:
+            raise InputError(f"operator {kind} of the foreign domain {text(value)!r}")
+        if number == 5:
+            attribute = list(fields(message(value), "attribute"))
+            _only(attribute, ATTRIBUTE_FIELDS, f"an attribute of {kind}")
+            name = _one_text(attribute, 1)
+            if name not in ATTRIBUTES or name in attributes:
+                raise InputError(f"attribute {name!r} of {kind}, which a slimfer model does not have, or twice")
+            attributes[name] = (*_integers(attribute, 3), *_integers(attribute, 8))
+    inputs, outputs = ([text(value) for n, _, value in node if n == number] for number in (1, 2))
+    return Node(kind, inputs, outputs, attributes)
+
+
+def _tensor(tensor: list[Field]) -> tuple[str, Tensor]:
+    numbers = {number for number, _, _ in tensor}
+    if 13 in numbers or any(number == 14 and value != 0 for number, _, value in tensor):
         raise InputError("a tensor with external data; a slimfer model is one file")
-    _only(fields, TENSOR_FIELDS, "a tensor")
-    dims: list[int] = []
-    for number, wire, value in fields:
-        if number == 1:
-            dims += [int(value)] if wire == 0 else list(_varints(_message(value)))
-    kinds = [value for number, _, value in fields if number == 2]
-    sizes = [len(_message(value)) for number, _, value in fields if number == 9]
-    if len(kinds) != 1 or kinds[0] not in ITEM_BYTES or len(sizes) != 1:
+    _only(tensor, TENSOR_FIELDS, "a tensor")
+    dims = _integers(tensor, 1)
+    kinds, contents = _integers(tensor, 2), [message(value) for number, _, value in tensor if number == 9]
+    if len(kinds) != 1 or kinds[0] not in ITEM_BYTES or len(contents) != 1:
         raise InputError("a tensor of a type that a slimfer model does not have")
-    if math.prod(dims) * ITEM_BYTES[kinds[0]] != sizes[0]:  # type: ignore[index]
-        raise InputError(f"a tensor of shape {dims} with {sizes[0]} bytes")
+    item, size = ITEM_BYTES[kinds[0]], len(contents[0])
+    if len(dims) > MAX_RANK or math.prod(dims) * item != size:
+        raise InputError(f"a tensor of shape {list(dims[: MAX_RANK + 1])} with {size} bytes")
+    values = struct.unpack(f"<{size // item}q", contents[0]) if kinds[0] == INT64 else None
+    return _one_text(tensor, 8), Tensor(dims, item, values)
 
 
-def _only(fields: list[Field], allowed: frozenset[int], what: str) -> None:
-    for number, _, _ in fields:
+def _only(found: list[Field], allowed: frozenset[int], what: str) -> None:
+    for number, _, _ in found:
         if number not in allowed:
             raise InputError(f"{what} has field {number} of onnx.proto, which a slimfer model does not have")
 
 
-def _name(value_info: memoryview) -> str:
-    return "".join(_text(value) for number, _, value in _fields(value_info, "value") if number == 1)
+def _one_text(found: Iterable[Field], number: int) -> str:
+    """Return a field that may be there once; empty if it is not."""
+    values = [text(value) for n, _, value in found if n == number]
+    if len(values) > 1:
+        raise InputError(f"field {number} of onnx.proto is there {len(values)} times")
+    return values[0] if values else ""
 
 
-# --- protobuf -------------------------------------------------------------------------------------------------------
-def _fields(data: memoryview, what: str) -> Iterator[Field]:
-    """Yield (field number, wire type, value) of one message: an int, or a view of the bytes."""
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, position = _varint(data, position)
-            yield number, wire, value
-            continue
-        if wire == 2:
-            size, position = _varint(data, position)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise InputError(f"not ONNX: the {what} has a field of unknown wire type {wire}")
-        if number == 0 or size > len(data) - position:
-            raise InputError(f"not ONNX: the {what} ends inside a field")
-        yield number, wire, data[position : position + size]
-        position += size
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for index in range(10):
-        if position + index >= len(data):
-            break
-        byte = data[position + index]
-        value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            return value, position + index + 1
-    raise InputError("not ONNX: a number without an end")
-
-
-def _varints(data: memoryview) -> Iterator[int]:
-    position = 0
-    while position < len(data):
-        value, position = _varint(data, position)
-        yield value
-
-
-def _message(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise InputError("not ONNX: a number where a message should be")
-    return value
-
-
-def _text(value: int | memoryview) -> str:
-    try:
-        return bytes(_message(value)).decode()
-    except UnicodeDecodeError:
-        raise InputError("not ONNX: text that is not UTF-8") from None
-
-
-def _encode_varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _encode(number: int, wire: int, value: int | memoryview | bytes) -> bytes:
-    tag = _encode_varint(number << 3 | wire)
-    if isinstance(value, int):
-        return tag + _encode_varint(value)
-    return tag + (_encode_varint(len(value)) if wire == 2 else b"") + bytes(value)
+def _integers(found: list[Field], number: int) -> Integers:
+    """Return a repeated field of integers, packed or not, with their signs."""
+    values: list[int] = []
+    for n, wire, value in found:
+        if n == number:
+            values += [int(value)] if wire == 0 else varints(message(value))
+    return tuple(value - (1 << 64) if value >> 63 else value for value in values)
 
 
 def _entry(key: str, value: bytes) -> bytes:
-    return _encode(14, 2, _encode(1, 2, key.encode()) + _encode(2, 2, value))
+    return encode(14, 2, encode(1, 2, key.encode()) + encode(2, 2, value))
 
 
 # The entry of the hash without the hash itself: the same bytes in every file.

@@ -75,7 +75,8 @@ def test_onnxruntime_never_sees_a_damaged_file(data, monkeypatch):
 def test_what_onnxruntime_refuses_is_one_sentence_and_nothing_on_the_terminal(data, tmp_path, capfd):
     model = onnx.load_from_string(data)
     metadata = {e.key: e.value for e in model.metadata_props if e.key != HASH_KEY}
-    model.graph.node[0].input[0] = "nowhere"
+    node = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    node.input[1] = node.input[2]  # a scale that is no float
     path = tmp_path / "odd.onnx"
     path.write_bytes(seal(model.SerializeToString(), metadata))
     with pytest.raises(InputError, match=r"odd\.onnx: onnxruntime refuses it") as raised:
