@@ -4,6 +4,8 @@ python -m bench.run train_speed
 python -m bench.run inference --control runs/first/dense.safetensors --models runs/first/model.onnx
 python -m bench.run slimming_controls --control runs/first/dense.safetensors --data fer2013.zip
 python -m bench.run quantization --control runs/first/tuned.safetensors --data fer2013.zip
+python -m bench.run dsd --control runs/first/dense.safetensors --data fer2013.zip
+python -m bench.run trade_offs --control runs/first/dense.safetensors --data fer2013.zip
 python -m bench.run leaks --models runs/first/model.onnx --data fer2013.zip
 python -m bench.run microexpnet --models runs/first/model.onnx --data fer2013.zip --chart docs/methods/microexpnet.svg
 """
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import inference, leaks, microexpnet, quantization, slimming_controls, train_speed
+from bench import dsd, inference, leaks, microexpnet, quantization, slimming_controls, trade_offs, train_speed
 from slimfer.data.frames import Dataset as Faces
 from slimfer.data.loader import load
 from slimfer.errors import InputError
@@ -52,8 +54,26 @@ def _slimming_controls(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _quantization(options: argparse.Namespace) -> dict[str, Any]:
-    settings = quantization.Settings(images=64) if options.smoke else quantization.Settings()
-    return quantization.run(settings, *_network_and_faces(options))
+    settings = quantization.Settings()
+    if options.smoke:
+        settings = replace(settings, images=64, train=replace(settings.train, batch_size=32))
+    return quantization.run(settings, *_network_and_faces(options), options.work / "quantization")
+
+
+def _dsd(options: argparse.Namespace) -> dict[str, Any]:
+    settings = dsd.Settings()
+    if options.smoke:
+        short = replace(settings.dsd.sparse, epochs=1, batch_size=32)
+        settings = replace(settings, seeds=(0,), dsd=replace(settings.dsd, sparse=short, dense=short))
+    return dsd.run(settings, *_network_and_faces(options), options.work / "dsd")
+
+
+def _trade_offs(options: argparse.Namespace) -> dict[str, Any]:
+    settings = trade_offs.SMOKE if options.smoke else trade_offs.Settings()
+    _, faces = _network_and_faces(options)
+    command = f"python -m bench.run dsd --control runs/first/dense.safetensors --data fer2013.zip
+python -m bench.run trade_offs --control {options.control} --data {options.data}"
+    return trade_offs.run(settings, options.control, faces, options.work / "trade_offs", command)
 
 
 def _leaks(options: argparse.Namespace) -> dict[str, Any]:
@@ -69,9 +89,7 @@ def _microexpnet(options: argparse.Namespace) -> dict[str, Any]:
     settings = microexpnet.SMOKE if options.smoke else microexpnet.Settings()
     settings = replace(settings, train=replace(settings.train, epochs=options.epochs or settings.train.epochs))
     seeds = tuple(range(options.seeds)) if options.seeds else settings.seeds
-    return microexpnet.run(
-        replace(settings, seeds=seeds), options.models, _faces(options), options.work / "microexpnet"
-    )
+    return microexpnet.run(replace(settings, seeds=seeds), options.models, _faces(options), options.work / "microexpnet")
 
 
 def _network_and_faces(options: argparse.Namespace) -> tuple[Checkpoint, Faces]:
@@ -97,6 +115,8 @@ BENCHES: Mapping[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Call
     "inference": (_inference, inference.table),
     "slimming_controls": (_slimming_controls, slimming_controls.table),
     "quantization": (_quantization, quantization.table),
+    "dsd": (_dsd, dsd.table),
+    "trade_offs": (_trade_offs, trade_offs.table),
     "leaks": (_leaks, leaks.table),
     "microexpnet": (_microexpnet, microexpnet.tables),
 }
@@ -115,9 +135,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--epochs", type=int, help="microexpnet: of every training")
     parser.add_argument("--seeds", type=int, help="microexpnet: number of seeds")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder for trainings, which go on there")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
     parser.add_argument("--out", type=Path, help="file for the numbers (default: bench/results/NAME.json)")
-    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder for trainings, which go on there")
     parser.add_argument("--chart", type=Path, help="SVG file for the chart, where the benchmark has one")
     parser.add_argument("--card", type=Path, help="Markdown file between whose result marks the table goes")
     options = parser.parse_args(arguments)

@@ -126,3 +126,10 @@ def test_each_step_has_settings_of_its_own(few, sparse, tmp_path):
     stages = run_steps(sparse, few, [PlannedStep("slim", each) for each in halves], tmp_path)
     assert [stage.name for stage in stages] == ["start", "1-slim", "2-slim"]
     assert [round(stage.checkpoint.lineage[-1]["cut"], 1) for stage in stages[1:]] == [0.2, 0.5]
+
+
+@pytest.mark.parametrize("kind", ["slim", "finetune", "quantize"])
+def test_what_cannot_follow_integers_says_so(few, sparse, tmp_path, kind):
+    steps = [PlannedStep(each, CONFIG) for each in ("quantize", kind)]
+    with pytest.raises(InputError, match=f"2-{kind}: the network is quantized already, and only prune and qat"):
+        run_steps(sparse, few, steps, tmp_path)

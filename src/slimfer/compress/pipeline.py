@@ -125,6 +125,10 @@ STEPS: Mapping[str, Callable[[Checkpoint, Context], Checkpoint]] = {
 }
 
 
+# What can go on with integers; every other step works on BN or on weights that are not rounded.
+ON_INTEGERS = ("prune", "qat")
+
+
 def run_steps(
     start: Checkpoint | NetSpec,
     dataset: Dataset,
@@ -170,6 +174,9 @@ def run_steps(
         if result.is_file():
             current = Checkpoint.load(result)
         else:
+            if current.quant and step.kind not in ON_INTEGERS:
+                told = " and ".join(ON_INTEGERS)
+                raise InputError(f"{name}: the network is quantized already, and only {told} can follow")
             context = Context(step.config, dataset, folder / name, dense, device, watch(name))
             current = STEPS[step.kind](current, context)
             current.save(result)

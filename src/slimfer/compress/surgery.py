@@ -5,7 +5,7 @@ The method-specific part is only the score of each channel (`slimfer.compress.sl
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,30 @@ def cut(checkpoint: Checkpoint, net: nn.Module, channels: ChannelMap, removed: A
     if fold:
         fold_constants(channels, removed)
     return checkpoint.spec.with_widths(remove_atoms(channels, removed))
+
+
+def cut_quantized(checkpoint: Checkpoint, channels: ChannelMap, removed: Atoms) -> Checkpoint:
+    """Return a quantized network without the channels `removed`; what they carried is lost.
+
+    Args:
+        checkpoint: the quantized network: the same layers, folded, with a bias and a scale per channel.
+        channels: of its float form (see `NetSpec`), which is cut in place.
+        removed: channels to cut.
+    """
+    weights, quant = dict(checkpoint.weights), dict(checkpoint.quant)
+    for layer in channels.layers:
+        keep_out, keep_in = (
+            torch.as_tensor(np.flatnonzero(~np.isin(atoms, removed))) for atoms in (layer.outputs, layer.inputs)
+        )
+        reads_all = not layer.depthwise and not isinstance(layer.module, nn.BatchNorm2d)
+        for tensors in (weights, quant):
+            # A BN has tensors of its own only where it could not be folded into a convolution.
+            for name in [name for name in tensors if name.rpartition(".")[0] == layer.name and tensors[name].ndim]:
+                tensors[name] = tensors[name].index_select(0, keep_out).contiguous()
+                if tensors[name].ndim > 1 and reads_all:
+                    tensors[name] = tensors[name].index_select(1, keep_in).contiguous()
+    spec = checkpoint.spec.with_widths(remove_atoms(channels, removed))
+    return replace(checkpoint, spec=spec, weights=weights, quant=quant)
 
 
 def fold_constants(channels: ChannelMap, removed: Atoms) -> tuple[str, ...]:
