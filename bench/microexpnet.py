@@ -34,13 +34,23 @@ from slimfer.report.numbers import count
 from slimfer.report.plots import BLUE, VERMILLION, WIDTH, svg
 from slimfer.report.tables import Table
 from slimfer.runs import read_curve
-from slimfer.train.config import TrainConfig
+from slimfer.train.config import AugmentConfig, TrainConfig
 from slimfer.train.loop import fit, initial
 from slimfer.train.objective import cross_entropy
 
 # Two-sided 95 % points of Student's t by degrees of freedom; the studies here have a few seeds.
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 PUBLISHED = NetSpec("microexpnet", classes=8, image=84, args={"size": "XXS"})
+
+
+# Chosen on trainings of 4 and 10 epochs from seed 0: rates of 0.001 and 0.006 were worse, and so was the usual, twice
+# as strong augmentation; with mirroring alone, size M began to learn the pictures by heart within 10 epochs.
+RECIPE = TrainConfig(
+    epochs=20,
+    optimizer="adamw",
+    lr=3e-3,
+    augment=AugmentConfig(rotate=6, shift=0.04, scale=0.06, light=0.15, erase=0.0),
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Settings:
     networks: tuple[str, str] = ("microexpnet-v", "microexpnet")
     sizes: tuple[str, ...] = ("M", "S", "XS", "XXS")
     seeds: tuple[int, ...] = (0, 1, 2)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=30, optimizer="adamw", lr=3e-3))
+    train: TrainConfig = field(default_factory=lambda: RECIPE)
     distill: DistillConfig = field(default_factory=lambda: DistillConfig(weight=0.7, temperature=2.0))
     speed: inference.Settings = field(default_factory=lambda: inference.Settings(batch_size=1))
 
@@ -67,7 +77,7 @@ class Settings:
 SMOKE = Settings(
     sizes=("XXS",),
     seeds=(0,),
-    train=TrainConfig(epochs=1, batch_size=32, optimizer="adamw", lr=3e-3),
+    train=replace(RECIPE, epochs=1, batch_size=32),
     speed=inference.SMOKE,
 )
 
