@@ -23,7 +23,7 @@ from torch import fx
 
 from slimfer.compress.config import QatConfig
 from slimfer.errors import InputError
-from slimfer.model.quant import ActivationQuantizer, quant_layers, split_state
+from slimfer.model.quant import ActivationQuantizer, learns, quant_layers, split_state
 from slimfer.train.checkpoint import Checkpoint
 
 
@@ -34,7 +34,7 @@ def prepare_qat(checkpoint: Checkpoint, config: QatConfig) -> Checkpoint:
         InputError: if the network is not quantized, or prepared already.
     """
     graph = _graph(checkpoint)
-    if _learns(checkpoint):
+    if learns(checkpoint.quant):
         raise InputError("the network is prepared for quantization-aware training already")
     layers = list(quant_layers(graph))
     for layer in {layer.target: layer for layer in layers}.values():
@@ -55,7 +55,7 @@ def finish_qat(checkpoint: Checkpoint) -> Checkpoint:
         InputError: if the network is not prepared for quantization-aware training.
     """
     graph = _graph(checkpoint)
-    if not _learns(checkpoint):
+    if not learns(checkpoint.quant):
         raise InputError("the network is not prepared for quantization-aware training")
     for module in graph.modules():
         if isinstance(module, ActivationQuantizer):
@@ -73,6 +73,3 @@ def _graph(checkpoint: Checkpoint) -> fx.GraphModule:
     assert isinstance(graph, fx.GraphModule)
     return graph
 
-
-def _learns(checkpoint: Checkpoint) -> bool:
-    return any(name.endswith(".rule") for name in checkpoint.quant)

@@ -22,7 +22,7 @@ from torch import Tensor
 WeightRule = Literal["fixed", "ste", "lsq", "dorefa"]
 ActivationRule = Literal["fixed", "lsq", "pact"]
 DOREFA_START = 0.8  # tanh of the largest weight at the start: curved, but not flat
-PIECE = 1 << 16  # values; in float32 a quarter of a megabyte, which stays in the cache
+PIECE = 1 << 17  # values; in float32 half a megabyte, which stays in the cache
 
 
 def round_activation(x: Tensor, scale: Tensor, zero_point: int, levels: int, rule: ActivationRule = "fixed") -> Tensor:
