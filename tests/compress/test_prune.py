@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import CLASSES, TINY, patterns
-from networks import integers, learnt, untrained
+from networks import learnt, untrained
 from slimfer.compress.config import CompressConfig, Criterion, Limits, PruneConfig, prune_steps
 from slimfer.compress.prune import CRITERIA, median_distances, prune, taylor_scores
 from slimfer.compress.surgery import channels_of, count_params
@@ -228,8 +228,6 @@ def test_values_outside_their_range_are_named(make, message):
 def test_what_cannot_be_cut_is_refused():
     with pytest.raises(InputError, match="has no channels that could be cut"):
         prune(untrained(NetSpec("compress.test_prune:flat", classes=3, image=16)), SOME)
-    with pytest.raises(InputError):
-        prune(integers(), SOME)
 
 
 def flat(classes: int, channels: int) -> nn.Module:

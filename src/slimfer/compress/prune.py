@@ -9,7 +9,7 @@ Shapes: O filters of a layer, D weights per filter.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -23,12 +23,14 @@ from slimfer.compress.surgery import (
     choose_for_params,
     count_params,
     cut,
+    cut_quantized,
     recalibrate,
 )
 from slimfer.data.frames import Frames
 from slimfer.errors import InputError
 from slimfer.model.groups import ChannelMap
 from slimfer.model.mode import evaluating
+from slimfer.model.zoo import build
 from slimfer.train.augment import step_generator, to_input
 from slimfer.train.checkpoint import Checkpoint
 from slimfer.train.objective import cross_entropy
@@ -133,10 +135,13 @@ def prune(checkpoint: Checkpoint, frames: Frames, config: PruneConfig | None = N
         seed: of the random criterion and of the choice of pictures.
 
     Raises:
-        InputError: if the network has no channels that could be cut, or they cannot be followed.
+        InputError: if the network has no channels that could be cut, or they cannot be followed, or the criterion
+            needs gradients and the network is quantized.
     """
     config = config or PruneConfig()
-    net = checkpoint.build()
+    if checkpoint.quant and config.criterion == "taylor":
+        raise InputError("taylor needs a float network; a quantized one can be cut by l1, l2, fpgm or random")
+    net = _float_form(checkpoint) if checkpoint.quant else checkpoint.build()
     channels = channels_of(checkpoint, net)
     if not len(channels.free_atoms()):
         raise InputError(f"network {checkpoint.spec.builder} has no channels that could be cut")
@@ -150,7 +155,20 @@ def prune(checkpoint: Checkpoint, frames: Frames, config: PruneConfig | None = N
         "cut": scores.share(removed),
         "params": [count_params(channels), count_params(channels, removed)],
     }
+    if checkpoint.quant:
+        narrow = cut_quantized(checkpoint, channels, removed)
+        return replace(narrow, lineage=(*checkpoint.lineage, {"step": "prune", **record}))
     with torch.no_grad():
         spec = cut(checkpoint, net, channels, removed)
     recalibrate(net, frames, batches=config.recalibrate, seed=seed)
     return checkpoint.after("prune", net, spec=spec, **record)
+
+
+def _float_form(checkpoint: Checkpoint) -> nn.Module:
+    """Return the network before folding, with the filters of the quantized one: enough to find and score channels."""
+    net = build(checkpoint.spec)
+    with torch.no_grad():
+        for name, module in net.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.weight.copy_(checkpoint.weights[f"{name}.weight"])
+    return net.eval()
