@@ -36,6 +36,7 @@ OURS = (
     "results.csv",
     "weights",
     "stages",
+    "sweep",
     "plots",
     "events",
     "model.onnx",

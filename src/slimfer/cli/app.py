@@ -90,6 +90,17 @@ VERBS: tuple[Verb, ...] = (
         ),
     ),
     Verb(
+        "distill",
+        "slimfer.cli.distill:distill",
+        "Train a student with teachers, beside the same without any if wanted; or sweep temperatures and weights.",
+        (
+            "slimfer distill mobile --teacher runs/first --data faces/ --control --out runs/taught",
+            "slimfer distill runs/slim --teacher a.onnx --teacher runs/b --mirror --data faces/ --out runs/taught",
+            "slimfer distill mobile --teacher runs/first --data faces/ --sweep-temperatures 1,2,4,8 "
+            "--sweep-weights 0.3,0.5,0.7,0.9 --out runs/sweep",
+        ),
+    ),
+    Verb(
         "quantize",
         "slimfer.cli.quantize:quantize",
         "Turn a trained network into integers: calibrate on training pictures, freeze scales (static quantization).",

@@ -90,7 +90,7 @@ def _figures(results: Results) -> list[Text]:
         )
         return [{"name": name, "value": value, "note": note} for name, there, value, note in known if there is not None]
     figures = []
-    if (ratio := size_ratio(results, last)) is not None:
+    if (ratio := size_ratio(results, last)) is not None and results.kind != "distill":
         note = f"{size(first.bytes)} → {size(last.bytes)}"
         figures.append({"name": "smaller", "value": times(ratio), "note": note})
     if (ratio := speed_ratio(results, last)) is not None:

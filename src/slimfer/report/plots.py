@@ -62,6 +62,8 @@ def charts(results: Results) -> dict[str, str]:
         drawn["stage_latency"] = stage_latency([stage for stage in results.stages if stage.median_ms])
     if results.trade_offs:
         drawn["trade_offs"] = trade_offs(results.trade_offs, results.first)
+    if len(results.sweep) > 1:
+        drawn["sweep"] = sweep_map(results.sweep, results.first)
     if results.layers:
         drawn["layers"] = layers(results.layers)
     for stage in {id(stage): stage for stage in (*scored[:1], *scored[-1:])}.values():
@@ -206,6 +208,34 @@ def trade_offs(points: Sequence[Mapping[str, Any]], control: Stage) -> str:
 
     rows = len({point["series"] for point in points})
     return svg("accuracy against bytes", (WIDTH, 3.4 + 0.2 * rows), draw)
+
+
+# --- distillation --------------------------------------------------------------------------------------------------
+def sweep_map(rows: Sequence[Mapping[str, float]], control: Stage) -> str:
+    """Draw the accuracy for each temperature and weight, with the points gained over the control below it."""
+    temperatures, weights = sorted({row["temperature"] for row in rows}), sorted({row["weight"] for row in rows})
+    values = np.full((len(weights), len(temperatures)), np.nan)
+    for row in rows:
+        values[weights.index(row["weight"]), temperatures.index(row["temperature"])] = 100 * row["accuracy"]
+    without = 100 * (control.accuracy or 0.0)
+    low, high = min(without, np.nanmin(values)), max(without, np.nanmax(values))
+    low, high = low - 0.5, high + 0.5  # so that chance differences of some tenths do not look like everything
+
+    def draw(axes: Axes) -> None:
+        x, y = np.arange(len(temperatures)), np.arange(len(weights))
+        axes.pcolormesh(x, y, values, cmap=BLUES, vmin=low, vmax=high, edgecolors="white", linewidth=1)
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = "#ffffff" if (value - low) / (high - low) > 0.45 else "#16202a"
+                told = f"{value:.2f}\n{value - without:+.2f}".replace("-", "−")
+                axes.text(column, row, told, ha="center", va="center", color=colour, fontsize=9)
+        axes.set_xticks(x, [f"{value:g}" for value in temperatures])
+        axes.set_yticks(y, [f"{value:g}" for value in weights])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel=f"temperature (without teachers: {without:.2f} %)", ylabel="weight of the teachers")
+
+    return svg("accuracy in % and gain in points, by temperature and weight", (WIDTH, 1.0 + 0.5 * len(weights)), draw)
 
 
 # --- layers --------------------------------------------------------------------------------------------------------

@@ -16,13 +16,16 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "train": ("model", "labels", "curves"),
     "slim": ("model", "labels", "curves"),
     "prune": ("model", "labels"),
+    "dsd": ("model", "labels", "curves"),
     "quantize": ("model", "labels"),
+    "distill": ("model", "labels", "curves", "sweep"),
     "evaluate": ("labels",),
     "bench": (),
     "study": ("labels", "trade_offs", "command"),
 }
 STAGE_REQUIRED: Mapping[str, tuple[str, ...]] = {
     "compress": ("scores", "params", "macs", "bytes", "latency_ms", "throughput"),
+    "distill": ("scores",),
     "evaluate": ("scores",),
     "bench": ("latency_ms",),
 }
@@ -31,6 +34,7 @@ LAYER_REQUIRED = (
     "name", "kind", "out_before", "out_after", "params_before", "params_after", "macs_before", "macs_after",
 )  # fmt: skip
 CHECK_REQUIRED = ("name", "value", "limit", "passed", "note")
+SWEEP_REQUIRED = ("temperature", "weight", "accuracy")
 TRADE_OFF_REQUIRED = ("series", "label", "bytes", "accuracies")
 
 
@@ -95,6 +99,11 @@ class Results:
         return tuple(self.data.get("trade_offs", ()))
 
     @property
+    def sweep(self) -> Sequence[Mapping[str, float]]:
+        """Return the students of a distillation: `{"temperature", "weight", "accuracy"}`."""
+        return tuple(self.data.get("sweep", ()))
+
+    @property
     def first(self) -> Stage:
         """Return the control."""
         return self.stages[0]
@@ -138,6 +147,7 @@ def parse_results(data: Any, where: str = "results") -> Results:
         "checks": CHECK_REQUIRED,
         "curves": ("stage", "rows"),
         "trade_offs": TRADE_OFF_REQUIRED,
+        "sweep": SWEEP_REQUIRED,
     }
     for part, keys in parts.items():
         for index, row in enumerate(data.get(part, ())):

@@ -28,6 +28,8 @@ def summary(results: Results) -> str:
     """Return one sentence: from what to what, at what price."""
     if len(results.stages) == 1:
         return _reading(results)
+    if results.kind == "distill":
+        return _taught(results)
     return _comparison(results) if results.kind == "bench" else _change(results)
 
 
@@ -51,6 +53,16 @@ def _comparison(results: Results) -> str:
     if fastest is results.first:
         return f"{told}."
     return f"{told}, {times(speed_ratio(results, fastest))} faster than {results.first.title}."
+
+
+def _taught(results: Results) -> str:
+    """Tell what teachers were worth."""
+    first, last = results.first, results.last
+    gained = -(points_lost(results, last) or 0.0)
+    told = f"{gained:.2f} points more than" if gained > 0 else f"{-gained:.2f} points less than" if gained else "as"
+    chosen = f"; {last.name} is the best of {len(results.sweep)}, chosen on them" if len(results.sweep) > 1 else ""
+    reads = f"{results.data['model']} with teachers reads {percent(last.accuracy)} % of {pictures(results)} correctly"
+    return f"{reads}, {told} without ({percent(first.accuracy)} %){chosen}."
 
 
 def _change(results: Results) -> str:
@@ -95,7 +107,7 @@ def stage_table(results: Results) -> Table:
         ("images/s", True, [whole(stage.throughput) for stage in results.stages]),
     ]
     kept = [column for column in columns if any(cell != MISSING for cell in column[2])]
-    if len(results.stages) == 1:
+    if len(results.stages) == 1 or results.kind == "distill":  # all students cost the same
         kept = [column for column in kept if column[0] not in ("smaller", "faster")]
     return Table(
         tuple(name for name, _, _ in kept),
