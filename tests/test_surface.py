@@ -15,8 +15,8 @@ from test_layers import MODULES, SOURCE, name_of
 
 # Modules of cli/ that hold no verb, and of model/ that hold no network.
 CLI_PARTS = {
-    "app", "budget", "classifier", "common", "flags", "memory", "progress", "record", "resolve", "start", "steps",
-    "units",
+    "app", "budget", "chain", "classifier", "common", "flags", "masks", "memory", "progress", "record", "resolve",
+    "start", "steps", "units",
 }  # fmt: skip
 MODEL_PARTS = {"blocks", "complexity", "fold", "groups", "mode", "narrow", "quant", "rounding", "spec", "zoo"}
 

@@ -81,12 +81,24 @@ VERBS: tuple[Verb, ...] = (
         ),
     ),
     Verb(
+        "dsd",
+        "slimfer.cli.dsd:dsd",
+        "Train on under a mask of zeros, then without it, for accuracy (dense-sparse-dense training).",
+        (
+            "slimfer dsd runs/first --data faces/ --sparsity 0.3 --out runs/dsd",
+            "slimfer dsd runs/first --data faces/ --control --out runs/control",
+            "slimfer dsd runs/vgg --data faces/ --frozen 'features*' --sparsity 0.6 --rounds 2 --out runs/dsdsd",
+        ),
+    ),
+    Verb(
         "prune",
         "slimfer.cli.prune:prune",
-        "Cut filters by their L1 norm, or at random: the controls that network slimming has to beat.",
+        "Cut filters by their norm, redundancy or effect on the loss, or set single weights to zero.",
         (
             "slimfer prune runs/first --data faces/ --ratio 0.5 --out runs/l1",
+            "slimfer prune runs/first --data faces/ --criterion taylor --passes 3 --finetune-epochs 5 --out runs/small",
             "slimfer prune runs/first --data faces/ --criterion random --params 100000 --seed 1 --out runs/random",
+            "slimfer prune runs/first --data faces/ --pattern 2:4 --finetune-epochs 5 --out runs/masked",
         ),
     ),
     Verb(

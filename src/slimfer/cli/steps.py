@@ -56,7 +56,7 @@ def open_step(
         checkpoint, dataset = open_start(recipe)
         assert checkpoint is not None
         device = torch_device(common)
-        resolved = recipe.tables("data", "model", *tables) | {"train": {"seed": seed}}
+        resolved = {"train": {"seed": seed}} | recipe.tables("data", "model", *tables)
         run.write_recipe(resolved)
         yield Step(run, resolved, checkpoint, dataset, device)
 

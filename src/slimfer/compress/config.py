@@ -126,8 +126,10 @@ class PruneConfig:
         """Return the settings of each pass: every one keeps the same share of what the one before it left.
 
         Args:
-            params: of the network before the first pass, if a number of parameters is to be reached.
+            params: of the network before the first pass; only needed if several are to reach a number of parameters.
         """
+        if self.passes == 1:
+            return (self,)
         share, ratio = self.params / max(params, 1), 1 - (1 - self.ratio) ** (1 / self.passes)
         targets = [round(params * share ** (number / self.passes)) for number in range(1, self.passes + 1)]
         return tuple(replace(self, passes=1, ratio=ratio, params=target) for target in targets)
@@ -401,7 +403,7 @@ def prune_steps(config: CompressConfig, *, params: int = 0) -> tuple[PlannedStep
 
     Args:
         config: the settings.
-        params: parameters of the network that is cut; only needed if [prune] names a number of parameters to reach.
+        params: parameters of the network that is cut; only needed if several passes are to reach a number of them.
     """
     kinds = ("prune", "finetune") if config.prune.finetune else ("prune",)
     passes = (replace(config, prune=one) for one in config.prune.each_pass(params))
