@@ -71,8 +71,7 @@ def _dsd(options: argparse.Namespace) -> dict[str, Any]:
 def _trade_offs(options: argparse.Namespace) -> dict[str, Any]:
     settings = trade_offs.SMOKE if options.smoke else trade_offs.Settings()
     _, faces = _network_and_faces(options)
-    command = f"python -m bench.run dsd --control runs/first/dense.safetensors --data fer2013.zip
-python -m bench.run trade_offs --control {options.control} --data {options.data}"
+    command = f"python -m bench.run trade_offs --control {options.control} --data {options.data}"
     return trade_offs.run(settings, options.control, faces, options.work / "trade_offs", command)
 
 
