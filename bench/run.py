@@ -6,6 +6,7 @@ python -m bench.run slimming_controls --control runs/first/dense.safetensors --d
 python -m bench.run quantization --control runs/first/tuned.safetensors --data fer2013.zip
 python -m bench.run dsd --control runs/first/dense.safetensors --data fer2013.zip
 python -m bench.run trade_offs --control runs/first/dense.safetensors --data fer2013.zip
+python -m bench.run masks --control runs/first/dense.safetensors --data fer2013.zip --card docs/methods/pruning.md
 python -m bench.run leaks --models runs/first/model.onnx --data fer2013.zip
 python -m bench.run microexpnet --models runs/first/model.onnx --data fer2013.zip --chart docs/methods/microexpnet.svg
 """
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import dsd, inference, leaks, microexpnet, quantization, slimming_controls, trade_offs, train_speed
+from bench import dsd, inference, leaks, masks, microexpnet, quantization, slimming_controls, trade_offs, train_speed
 from slimfer.data.frames import Dataset as Faces
 from slimfer.data.loader import load
 from slimfer.errors import InputError
@@ -75,6 +76,12 @@ def _trade_offs(options: argparse.Namespace) -> dict[str, Any]:
     return trade_offs.run(settings, options.control, faces, options.work / "trade_offs", command)
 
 
+def _masks(options: argparse.Namespace) -> dict[str, Any]:
+    settings = masks.SMOKE if options.smoke else masks.Settings()
+    settings = replace(settings, threads=options.threads or settings.threads)
+    return masks.run(settings, *_network_and_faces(options))
+
+
 def _leaks(options: argparse.Namespace) -> dict[str, Any]:
     if not options.models or options.data is None:
         raise InputError("leaks needs --models ARTIFACT... and --data SRC")
@@ -88,7 +95,9 @@ def _microexpnet(options: argparse.Namespace) -> dict[str, Any]:
     settings = microexpnet.SMOKE if options.smoke else microexpnet.Settings()
     settings = replace(settings, train=replace(settings.train, epochs=options.epochs or settings.train.epochs))
     seeds = tuple(range(options.seeds)) if options.seeds else settings.seeds
-    return microexpnet.run(replace(settings, seeds=seeds), options.models, _faces(options), options.work / "microexpnet")
+    return microexpnet.run(
+        replace(settings, seeds=seeds), options.models, _faces(options), options.work / "microexpnet"
+    )
 
 
 def _network_and_faces(options: argparse.Namespace) -> tuple[Checkpoint, Faces]:
@@ -116,6 +125,7 @@ BENCHES: Mapping[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Call
     "quantization": (_quantization, quantization.table),
     "dsd": (_dsd, dsd.table),
     "trade_offs": (_trade_offs, trade_offs.table),
+    "masks": (_masks, masks.table),
     "leaks": (_leaks, leaks.table),
     "microexpnet": (_microexpnet, microexpnet.tables),
 }

@@ -1,4 +1,4 @@
-"""Slimming against its controls at equal parameters: L1-norm and random pruning, and the same net from scratch.
+"""Slimming against its controls at equal parameters: other criteria, random pruning, and the same net from scratch.
 
 All start from the same dense network (but the last, which starts from fresh weights), are cut to the parameter count
 that slimming reaches at the given ratio, get new BN statistics, and train for the same number of epochs at the same
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from slimfer.compress.config import SlimConfig
+from slimfer.compress.config import Criterion, PruneConfig, SlimConfig
 from slimfer.compress.prune import prune
 from slimfer.compress.slim import slim
 from slimfer.data.frames import Dataset
@@ -21,16 +21,26 @@ from slimfer.train.config import TrainConfig
 from slimfer.train.evaluate import predict_logits, softmax
 from slimfer.train.loop import fit, initial
 
+NAMES: Mapping[Criterion, str] = {
+    "l1": "L1-norm pruning",
+    "l2": "L2-norm pruning",
+    "fpgm": "geometric-median pruning",
+    "taylor": "Taylor pruning",
+    "random": "random pruning",
+}
+
 
 @dataclass(frozen=True)
 class Settings:
     """What is compared.
 
     Attributes:
+        criteria: those of the controls.
         slim: the cut whose parameter count the controls are given.
         finetune: the training after every cut.
     """
 
+    criteria: tuple[Criterion, ...] = ("l1", "fpgm", "taylor", "random")
     slim: SlimConfig = field(default_factory=SlimConfig)
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=2, lr=0.02))
 
@@ -46,11 +56,10 @@ def run(settings: Settings, dense: Checkpoint, dataset: Dataset, note: Callable[
     slimmed = slim(dense, settings.slim, train)
     params = _cost(slimmed)["params"]
     scratch = initial(slimmed.spec, dense.labels, seed=settings.finetune.seed)
-    limits = settings.slim.limits
+    controls = (PruneConfig(name, params=params, limits=settings.slim.limits) for name in settings.criteria)
     cuts = {
         "network slimming": slimmed,
-        "L1-norm pruning": prune(dense, train, criterion="l1", params=params, limits=limits),
-        "random pruning": prune(dense, train, criterion="random", params=params, limits=limits),
+        **{NAMES[control.criterion]: prune(dense, train, control) for control in controls},
         "slimmed net from scratch": scratch,
     }
     rows = [{"name": "dense", **_cost(dense), "cut": accuracy(dense), "trained": None}]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import control, inference, leaks, quantization, run, slimming_controls, train_speed
+from bench import control, inference, leaks, masks, quantization, run, slimming_controls, train_speed
 from slimfer.compress.config import Limits, SlimConfig
 from slimfer.compress.quantize import RANGES
 from slimfer.data.synthetic import synthetic
@@ -144,7 +144,8 @@ def test_slimming_controls_have_the_parameters_of_the_slimmed_net():
     result = slimming_controls.run(settings, dense, faces, note=lambda line: None)
     names = [row["name"] for row in result["rows"]]
     assert names[0] == "dense"
-    assert {"network slimming", "L1-norm pruning", "random pruning", "slimmed net from scratch"} == set(names[1:])
+    controls = [slimming_controls.NAMES[criterion] for criterion in ("l1", "fpgm", "taylor", "random")]
+    assert names[1:] == ["network slimming", *controls, "slimmed net from scratch"]
     params = [row["params"] for row in result["rows"][1:]]
     assert max(params) < 1.03 * min(params) < params[0] * 1.1
     assert slimming_controls.table(result).rows[0][-1] == "–"
@@ -159,6 +160,21 @@ def test_quantization_names_every_way_and_starts_with_float():
     assert {(row["bits"], row["method"]) for row in others} == {(8, name) for name in RANGES} | {(4, "minmax")}
     coarse = max(row["sqnr_db"] for row in others if row["bits"] == 4)
     assert coarse < max(row["sqnr_db"] for row in others if row["bits"] == 8)
+
+
+def test_masks_shrink_zip_files_alone():
+    faces = synthetic(n_train=64, n_validation=32, n_test=7, seed=1)
+    network = initial(NetSpec("resnet18", args={"width": 0.125}), faces["train"].classes, seed=0)
+    result = masks.run(masks.SMOKE, network, faces)
+    plain, sparse, pattern = result["rows"]
+    assert [plain["mask"], sparse["mask"], pattern["mask"]] == ["0 %", "90 %", "2:4"]
+    assert (plain["zeros"], sparse["zeros"]) == (0.0, pytest.approx(0.9, abs=1e-3))
+    for form in ("float", "int8"):
+        sizes = [row[form]["bytes"] for row in result["rows"]]
+        assert max(sizes) < 1.01 * min(sizes)
+        assert sparse[form]["zipped"] < 0.5 * plain[form]["zipped"] < 0.5 * plain[form]["bytes"]
+        assert all(row[form]["latency_ms"]["median"] > 0 for row in result["rows"])
+    assert masks.table(result).rows[0][:2] == ("none", "0.0")
 
 
 def test_leaks_are_the_validation_pictures_that_training_has():
