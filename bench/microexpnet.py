@@ -30,7 +30,6 @@ from slimfer.files import atomic_write
 from slimfer.model.complexity import complexity
 from slimfer.model.spec import NetSpec
 from slimfer.model.zoo import build
-from slimfer.report.numbers import count
 from slimfer.report.plots import BLUE, VERMILLION, WIDTH, svg
 from slimfer.report.tables import Table
 from slimfer.runs import read_curve
@@ -267,7 +266,7 @@ def chart(result: Mapping[str, Any]) -> str:
                 )  # fmt: skip
         axes.set(xscale="log", xlabel="parameters (logarithmic)", ylabel="accuracy, %")
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=12))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g} k"))
         axes.minorticks_off()
         axes.grid()
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=9)
