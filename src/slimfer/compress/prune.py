@@ -50,7 +50,7 @@ def median_distances(filters: Tensor) -> Tensor:
     """Return, for each of (O, D) filters, the sum of its Euclidean distances to all filters of the layer.
 
     The filter with the smallest sum is nearest to the layer's geometric median, so the others can best stand in for it
-    (FPGM; He et al. 2019, arXiv 1811.00250, eq. 7).
+    (FPGM; He et al. 2019, arXiv 1811.00250).
     """
     return torch.cdist(filters[None], filters[None])[0].sum(1)
 
