@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +28,7 @@ from slimfer.train.averaging import WeightAverage
 from slimfer.train.checkpoint import Checkpoint, load_tensors, save_tensors, weights_of
 from slimfer.train.config import TrainConfig
 from slimfer.train.evaluate import predict_logits, softmax
+from slimfer.train.learning import frozen_layers, optimizer_of
 from slimfer.train.objective import Attached, Objective, balanced_weights, cross_entropy, smooth, weighted
 from slimfer.train.schedule import lr_at
 from slimfer.train.state import differences, identity, optimizer_tensors, restore_optimizer
@@ -183,7 +183,7 @@ class _Trainer:
         if config.class_weights == "balanced":
             self.class_weights = balanced_weights(_tensor(train.labels, self.device), len(train.classes))
         self.steps = len(train) // config.batch_size
-        self.optimizer = _optimizer(self.net, config)
+        self.optimizer = optimizer_of(self.net, config)
         self.average = WeightAverage(self.net, config.average)
         self.epoch = self.step = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -403,32 +403,6 @@ def _check(start: Checkpoint, train: Frames, validation: Frames, config: TrainCo
             raise InputError(f"the {name} split has {frames.channels} channels, the network {start.spec.channels}")
     if config.batch_size > len(train):
         raise InputError(f"batch_size is {config.batch_size}, but the train split has only {len(train)} pictures")
-
-
-def _optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    decayed = [p for p in net.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in net.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
-
-
-def frozen_layers(net: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
-    """Return the innermost layers whose dotted names match one of the glob `patterns`.
-
-    Raises:
-        InputError: if a pattern matches no layer, or nothing is left to learn.
-    """
-    layers = {name: module for name, module in net.named_modules() if name and not any(module.children())}
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in layers):
-            raise InputError(f"frozen: no layer is called {pattern!r} (there are {', '.join(list(layers)[:5])}, ...)")
-    chosen = [m for name, m in layers.items() if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    fixed = {id(p) for module in chosen for p in module.parameters()}
-    if chosen and all(id(p) in fixed for p in net.parameters()):
-        raise InputError(f"frozen: {', '.join(patterns)} leaves nothing to learn")
-    return chosen
 
 
 def _tensor(array: npt.NDArray[Any], device: torch.device) -> Tensor:
