@@ -1,5 +1,6 @@
 """onnxruntime behind one door: the artifact is checked first, and errors are one sentence."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import onnxruntime as ort
 
 from slimfer.artifact import INPUT, OUTPUT, Artifact, open_artifact
 from slimfer.errors import InputError
+
+Pixels = npt.NDArray[np.uint8]
+Probabilities = npt.NDArray[np.float32]
 
 SILENT = 4  # onnxruntime's log level "fatal": what is wrong comes as an exception, not as text on the user's terminal
 
@@ -22,16 +26,18 @@ class Session:
         image: height and width of the input in pixels.
     """
 
+    runtime = "onnxruntime"
+
     def __init__(self, model: str | Path | bytes | Artifact, *, threads: int = 1, optimize: bool = True) -> None:
         """Open `model`.
 
         Args:
             model: path or bytes of an .onnx artifact, or an artifact that is open already.
             threads: CPU threads within one operator.
-            optimize: let onnxruntime fuse operators; off only to check that this does not change the answers.
+            optimize: let the runtime fuse operators; off only to check that this does not change the answers.
 
         Raises:
-            InputError: if the file does not pass `slimfer.artifact.open_artifact`, or onnxruntime refuses it.
+            InputError: if the file does not pass `slimfer.artifact.open_artifact`, or the runtime refuses it.
         """
         if threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
@@ -39,19 +45,16 @@ class Session:
         self.labels = self.artifact.labels
         self.channels = self.artifact.channels
         self.image = self.artifact.image
-        levels = ort.GraphOptimizationLevel
-        options = ort.SessionOptions()
-        options.log_severity_level = SILENT
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
         try:
-            self._session = ort.InferenceSession(self.artifact.data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions have no common type below Exception
-            raise InputError(f"{self.artifact.path or 'model'}: onnxruntime refuses it ({error})") from None
-        self._check_shapes()
+            self._answer, takes, gives = self._open(threads, optimize)
+        except InputError:
+            raise
+        except Exception as error:  # the exceptions of runtimes have no common type below Exception
+            raise InputError(f"{self.artifact.path or 'model'}: {self.runtime} refuses it ({error})") from None
+        if takes != [self.channels, self.image, self.image] or gives != [len(self.labels)]:
+            raise InputError(f"{self.artifact.path or 'model'}: the metadata does not fit the graph {takes} -> {gives}")
 
-    def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def run(self, images: Pixels) -> Probabilities:
         """Return (N, K) probabilities of faces (N, C, H, W).
 
         Raises:
@@ -60,15 +63,21 @@ class Session:
         expected = (self.channels, self.image, self.image)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
             raise InputError(f"faces must be uint8 {('N', *expected)}, not {images.dtype} {images.shape}")
-        return self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(images)})[0]
+        return self._answer(np.ascontiguousarray(images))
 
-    def run_all(self, images: npt.NDArray[np.uint8], *, batch: int = 256) -> npt.NDArray[np.float32]:
+    def run_all(self, images: Pixels, *, batch: int = 256) -> Probabilities:
         """Return (N, K) probabilities of any number of faces (N, C, H, W), `batch` at a time; N may be 0."""
         rows = [self.run(images[start : start + batch]) for start in range(0, len(images), batch)]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
 
-    def _check_shapes(self) -> None:
-        takes = self._session.get_inputs()[0].shape[1:]
-        gives = self._session.get_outputs()[0].shape[1:]
-        if takes != [self.channels, self.image, self.image] or gives != [len(self.labels)]:
-            raise InputError(f"{self.artifact.path or 'model'}: the metadata does not fit the graph {takes} -> {gives}")
+    def _open(self, threads: int, optimize: bool) -> tuple[Callable[[Pixels], Probabilities], list[int], list[int]]:
+        """Return what answers, and the shapes of one picture and of its answer as the runtime knows them."""
+        levels = ort.GraphOptimizationLevel
+        options = ort.SessionOptions()
+        options.log_severity_level = SILENT
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+        session = ort.InferenceSession(self.artifact.data, options, providers=["CPUExecutionProvider"])
+        takes, gives = session.get_inputs()[0].shape[1:], session.get_outputs()[0].shape[1:]
+        return lambda images: session.run([OUTPUT], {INPUT: images})[0], takes, gives
