@@ -3,7 +3,7 @@
 Input `pixels` uint8 (N, C, H, W), output `probabilities` float32 (N, K), N free; normalization and softmax are in it.
 A quantized network is written as QDQ: each activation quantizer becomes QuantizeLinear and DequantizeLinear, weights
 are int8 and biases int32, so that a runtime can turn all of it into integer operations (`slimfer.export.parity` checks
-that it does). Writing by hand instead of through torch's exporter gives the smallest file and no surprises: what is not
+that it does). Weights of fewer bits take only these in the file (`slimfer.export.pack`). Writing by hand instead of through torch's exporter gives the smallest file and no surprises: what is not
 in the tables below is refused by name.
 """
 
@@ -97,8 +97,12 @@ def _metadata(checkpoint: Checkpoint, scores: Any, recipe: Any) -> dict[str, str
         "Image.BitmapPixelFormat": "Gray8" if spec.channels == 1 else "Rgb8",
         "Image.ColorSpaceGamma": "SRGB",
         "Image.NominalPixelRange": "NominalRange_0_255",
-        **{key: json.dumps(value, allow_nan=False, sort_keys=True) for key, value in values.items()},
+        **{key: _json(value) for key, value in values.items()},
     }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 
 def _write(graph: fx.GraphModule, shape: tuple[int, int, int], classes: int) -> onnx.ModelProto:

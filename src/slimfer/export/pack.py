@@ -61,6 +61,11 @@ WEIGHTS: Mapping[int, Code] = {
 BIASES = (Code(2, 1, 1 << 16), Code(3, 1, 1 << 24))
 
 
+def stored_bits(bits: int) -> float:
+    """Return the bits that a weight of `bits` bits takes in the file."""
+    return WEIGHTS[bits].bits if bits in WEIGHTS else 8.0
+
+
 def encode(values: Integers, code: Code) -> npt.NDArray[np.int8]:
     """Return the words (N, bytes) of integers of any shape, in row-major order, zeros added to fill the last word.
 
