@@ -101,6 +101,22 @@ STUDY = {
     ],
 }
 
+DISTILL = {
+    **{key: COMPRESS[key] for key in ("format", "labels", "data", "seed", "machine", "versions", "command")},
+    "kind": "distill",
+    "model": "mobile",
+    "stages": [
+        {**_stage(name, name, "torch", skill, 80_000, 320_000, 1.0, 100.0), "latency_ms": None, "throughput": None}
+        for name, skill in (("control", 0.4), ("T2-w0.5", 0.2), ("T8-w0.5", 0.5), ("T2-w0.9", 0.6))
+    ],
+    "sweep": [
+        {"temperature": 2.0, "weight": 0.5, "accuracy": 0.2},
+        {"temperature": 8.0, "weight": 0.5, "accuracy": 0.5},
+        {"temperature": 2.0, "weight": 0.9, "accuracy": 0.6},
+    ],
+    "curves": [],
+}
+
 TRAIN = {
     "format": 1,
     "kind": "train",
@@ -119,6 +135,11 @@ def compressed():
 @pytest.fixture
 def studied():
     return copy.deepcopy(STUDY)
+
+
+@pytest.fixture
+def distilled():
+    return copy.deepcopy(DISTILL)
 
 
 @pytest.fixture(scope="session")

@@ -175,3 +175,12 @@ def test_a_study_shows_its_points_as_chart_and_table(studied):
     lost = f"{100 * studied['stages'][0]['scores']['accuracy'] - 67:.2f}"
     for cell in ("both", "70 %, int8", "395 kB", "63.8×", "67.00 ± 1.00", lost):
         assert f">{cell}<" in section, cell
+
+
+def test_a_sweep_is_on_the_page(distilled):
+    page = render(parse_results(distilled))
+    assert 'id="sweep"' in page
+    assert "partly luck" in page
+    assert "<dt>smaller</dt>" not in page
+    del distilled["sweep"][1:]
+    assert 'id="sweep"' not in render(parse_results(distilled))

@@ -82,3 +82,16 @@ def test_names_from_outside_are_escaped(compressed):
 def test_accuracy_against_bytes_has_a_line_per_series(studied):
     drawn = charts(parse_results(studied))["trade_offs"]
     assert {"slimming", "both", "accuracy, %"} <= set(texts(drawn))
+
+
+def test_a_sweep_shows_accuracy_and_gain_of_every_pair(distilled):
+    distilled["stages"][0]["scores"]["accuracy"] = 0.45
+    drawn = charts(parse_results(distilled))
+    told = texts(drawn["sweep"])
+    for cells in (["20.00", "−25.00"], ["50.00", "+5.00"], ["60.00", "+15.00"]):
+        assert told[told.index(cells[0]) + 1] == cells[1]
+    assert "temperature (without teachers: 45.00 %)" in told
+    assert not any("nan" in text for text in told), "the pair that was not trained stays empty"
+    assert "stage_bytes" not in drawn, "all students have the same size"
+    del distilled["sweep"][1:]
+    assert "sweep" not in charts(parse_results(distilled))

@@ -69,3 +69,16 @@ def test_summary_of_a_benchmark_names_the_fastest(compressed):
 )
 def test_describe_machine(machine, text):
     assert describe_machine(machine) == text
+
+
+def test_students_are_compared_with_the_one_without_teachers(distilled):
+    results = parse_results(distilled)
+    assert not {"smaller", "faster"} & set(stage_table(results).header)
+    first, last = (stage["scores"]["accuracy"] for stage in (distilled["stages"][0], distilled["stages"][-1]))
+    gained = f"{100 * (last - first):.2f} points more than without ({100 * first:.2f} %)"
+    assert gained in summary(results)
+    assert "T2-w0.9 is the best of 3, chosen on them" in summary(results)
+    distilled["stages"].reverse()
+    assert f"{100 * (last - first):.2f} points less than without" in summary(parse_results(distilled))
+    distilled["stages"][-1]["scores"] = distilled["stages"][0]["scores"]
+    assert "correctly, as without" in summary(parse_results(distilled))

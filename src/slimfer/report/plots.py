@@ -56,7 +56,7 @@ def charts(results: Results) -> dict[str, str]:
     scored = [stage for stage in results.stages if stage.scores is not None]
     if len(scored) > 1:
         drawn["stage_accuracy"] = stage_accuracy(scored)
-    if len([stage for stage in results.stages if stage.bytes]) > 1:
+    if len({stage.bytes for stage in results.stages if stage.bytes}) > 1:
         drawn["stage_bytes"] = stage_bytes([stage for stage in results.stages if stage.bytes])
     if len([stage for stage in results.stages if stage.median_ms]) > 1:
         drawn["stage_latency"] = stage_latency([stage for stage in results.stages if stage.median_ms])
