@@ -3,8 +3,8 @@
 Input `pixels` uint8 (N, C, H, W), output `probabilities` float32 (N, K), N free; normalization and softmax are in it.
 A quantized network is written as QDQ: each activation quantizer becomes QuantizeLinear and DequantizeLinear, weights
 are int8 and biases int32, so that a runtime can turn all of it into integer operations (`slimfer.export.parity` checks
-that it does). Weights of fewer bits take only these in the file (`slimfer.export.pack`). Writing by hand instead of through torch's exporter gives the smallest file and no surprises: what is not
-in the tables below is refused by name.
+that it does). In the file they take only the bits they have (`slimfer.export.pack`). Writing by hand instead of through
+torch's exporter gives the smallest file and no surprises: what is not in the tables below is refused by name.
 """
 
 import json
@@ -21,7 +21,8 @@ from torch import Tensor, fx, nn
 
 from slimfer.artifact import FORMAT, INPUT, OUTPUT, seal
 from slimfer.errors import InputError
-from slimfer.export.pack import Body, Pool
+from slimfer.export.body import Body
+from slimfer.export.pack import Pool
 from slimfer.model.fold import fold
 from slimfer.model.groups import CAT_FUNCTIONS
 from slimfer.model.quant import RESHAPES, ActivationQuantizer, QuantConv2d, QuantLinear

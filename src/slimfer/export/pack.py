@@ -15,15 +15,16 @@ than floats (onnxruntime 1.31, OpenVINO 2026.4).
 Three levels (2 bits) take 1.6 bits each: a byte has room for five of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-Key = tuple[str, tuple[int, ...], bytes]
+from slimfer.export.body import Body, Key, content
+
 Integers = npt.NDArray[np.integer[Any]]
 
 # What the operators that expand one group of tensors take in the file, roughly; a group that saves less stays plain.
@@ -92,46 +93,6 @@ def matrices(code: Code) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float3
     return shares.astype(np.float32), differences.astype(np.float32)
 
 
-class Body:
-    """Operators and constants of a graph being written, with names as short as they can be.
-
-    Attributes:
-        nodes: the operators, in order.
-        tensors: the initializers; equal ones are stored once.
-    """
-
-    def __init__(self) -> None:
-        self.nodes: list[NodeProto] = []
-        self.tensors: list[TensorProto] = []
-        self._known: dict[Key, str] = {}
-        self._count = 0
-
-    def fresh(self) -> str:
-        """Return a short unused name."""
-        self._count += 1
-        return np.base_repr(self._count, 36).lower()
-
-    def emit(self, op: str, *inputs: str, out: str | Sequence[str] = "", **attributes: Any) -> str:
-        """Append one operator and return the name of its (first) output."""
-        outputs = [out or self.fresh()] if isinstance(out, str) else list(out)
-        self.nodes.append(helper.make_node(op, inputs, outputs, **attributes))
-        return outputs[0]
-
-    def constant(self, value: npt.ArrayLike) -> str:
-        """Return the name of an initializer; doubles become floats."""
-        array = np.array(value, order="C")
-        array = array.astype(np.float32) if array.dtype == np.float64 else array
-        key = _key(array)
-        if key not in self._known:
-            self._known[key] = self.fresh()
-            self.store(self._known[key], array)
-        return self._known[key]
-
-    def store(self, name: str, array: npt.NDArray[Any]) -> None:
-        """Add an initializer of this name."""
-        self.tensors.append(numpy_helper.from_array(array, name))
-
-
 class Pool:
     """Constants of one graph that are stored together, in few bytes.
 
@@ -143,83 +104,75 @@ class Pool:
         self.body = body
         self.groups: dict[Code, dict[str, Integers]] = {}
         self.scales: dict[str, npt.NDArray[np.float32]] = {}
-        self.names: dict[Key, str] = {}
+        self._known: dict[Key, str] = {}
 
     def weight(self, integers: Integers, bits: int) -> str:
         """Return the name of int8 weights of any shape."""
-        return self._integers(integers, WEIGHTS.get(bits))
+        if bits not in WEIGHTS:
+            return self.body.constant(integers)
+        return self._name(integers, self.groups.setdefault(WEIGHTS[bits], {}))
 
     def bias(self, integers: Integers) -> str:
         """Return the name of int32 biases (channels,)."""
         largest = int(np.abs(integers, dtype=np.int64).max(initial=0))
-        return self._integers(integers, next((code for code in BIASES if largest <= code.limit), None))
+        for code in BIASES:
+            if largest <= code.limit:
+                return self._name(integers, self.groups.setdefault(code, {}))
+        return self.body.constant(integers)
 
     def scale(self, scales: npt.NDArray[np.float32]) -> str:
         """Return the name of float32 scales (channels,)."""
-        return self._named(scales, lambda name: self.scales.__setitem__(name, scales))
+        return self._name(scales, self.scales)
 
     def write(self) -> None:
         """Write everything."""
         for code, tensors in self.groups.items():
-            plain = sum(tensor.nbytes for tensor in tensors.values())
-            if plain * (1 - code.bits / 8 / next(iter(tensors.values())).itemsize) > GROUP_BYTES:
-                self._write_group(code, tensors)
+            flat = np.concatenate([tensor.ravel() for tensor in tensors.values()])
+            words = encode(flat, code)
+            if flat.nbytes - words.nbytes > GROUP_BYTES:
+                self._write_words(words, code, tensors)
             else:
                 for name, tensor in tensors.items():
                     self.body.store(name, tensor)
-        self._write_scales()
+        if self.scales:
+            self._write_scales()
 
-    def _integers(self, integers: Integers, code: Code | None) -> str:
-        if code is None:
-            return self.body.constant(integers)
-        group = self.groups.setdefault(code, {})
-        return self._named(integers, lambda name: group.__setitem__(name, integers))
+    def _name(self, array: npt.NDArray[Any], group: dict[str, Any]) -> str:
+        """Return the name of an equal tensor, or put this one into the group under a new name."""
+        key = content(array)
+        if key not in self._known:
+            self._known[key] = self.body.fresh()
+            group[self._known[key]] = array
+        return self._known[key]
 
-    def _named(self, array: npt.NDArray[Any], store: Callable[[str], None]) -> str:
-        """Return the name of an equal tensor, or store this one under a new name."""
-        key = _key(array)
-        if key not in self.names:
-            self.names[key] = self.body.fresh()
-            store(self.names[key])
-        return self.names[key]
-
-    def _write_group(self, code: Code, tensors: Mapping[str, Integers]) -> None:
-        w = self.body
-        shares, differences = matrices(code)
-        flat = np.concatenate([tensor.ravel() for tensor in tensors.values()])
-        x = w.emit("Cast", w.constant(encode(flat, code)), to=TensorProto.FLOAT)
-        x = w.emit("MatMul", x, w.constant(shares))
+    def _write_words(self, words: npt.NDArray[np.int8], code: Code, tensors: Mapping[str, Integers]) -> None:
+        b, (shares, differences) = self.body, matrices(code)
+        x = b.emit("MatMul", b.emit("Cast", b.constant(words), to=TensorProto.FLOAT), b.constant(shares))
         if code.digits > 1:
-            x = w.emit("MatMul", w.emit("Round", x), w.constant(differences))
-        kind = TensorProto.INT8 if flat.dtype == np.int8 else TensorProto.INT32
-        x = w.emit("Reshape", w.emit("Cast", x, to=kind), w.constant(np.array([-1])))
-        self._split(x, tensors, -len(flat) % code.digits)
+            x = b.emit("MatMul", b.emit("Round", x), b.constant(differences))
+        first = next(iter(tensors.values()))
+        x = b.emit("Cast", x, to=helper.np_dtype_to_tensor_dtype(first.dtype))
+        self._split(b.emit("Reshape", x, b.constant(np.array([-1]))), tensors, words.shape[0] * code.digits)
 
     def _write_scales(self) -> None:
         """Write the scales in half precision if they have no more digits than that."""
-        if not self.scales:
-            return
-        flat = np.concatenate(list(self.scales.values()))
-        factor = np.float32(2.0) ** (np.floor(np.log2(flat.max())) - 15)
-        short = (flat / factor).astype(np.float16)
-        w = self.body
-        if np.array_equal(short.astype(np.float32) * factor, flat):
-            x = w.emit("Mul", w.emit("Cast", w.constant(short), to=TensorProto.FLOAT), w.constant(factor))
+        b, flat = self.body, np.concatenate(list(self.scales.values()))
+        unit = np.float32(2.0) ** (np.floor(np.log2(flat.max())) - 14)  # the largest is well inside half precision
+        half = (flat / unit).astype(np.float16)
+        if np.array_equal(half.astype(np.float32) * unit, flat):
+            x = b.emit("Mul", b.emit("Cast", b.constant(half), to=TensorProto.FLOAT), b.constant(unit))
         else:
-            x = w.constant(flat)
-        self._split(x, self.scales, 0)
+            x = b.constant(flat)
+        self._split(x, self.scales, len(flat))
 
-    def _split(self, x: str, tensors: Mapping[str, npt.NDArray[Any]], padding: int) -> None:
-        """Cut the line `x` into its tensors; the first dimension is left open, so that layers share shapes."""
-        w = self.body
-        parts = {name: name if tensor.ndim == 1 else w.fresh() for name, tensor in tensors.items()}
-        sizes = [tensor.size for tensor in tensors.values()] + ([padding] if padding else [])
-        ends = [*parts.values(), *([w.fresh()] if padding else [])]
-        w.emit("Split", x, w.constant(np.array(sizes)), out=ends)
-        for name, tensor in tensors.items():
-            if tensor.ndim > 1:
-                w.emit("Reshape", parts[name], w.constant(np.array([-1, *tensor.shape[1:]])), out=name)
-
-
-def _key(array: npt.NDArray[Any]) -> Key:
-    return array.dtype.str, array.shape, array.tobytes()
+    def _split(self, x: str, tensors: Mapping[str, npt.NDArray[Any]], length: int) -> None:
+        """Cut the line `x` into its tensors; their first dimension is left open, so that layers share shapes."""
+        b = self.body
+        parts = [name if tensor.ndim == 1 else b.fresh() for name, tensor in tensors.items()]
+        sizes = [tensor.size for tensor in tensors.values()]
+        if length > sum(sizes):
+            sizes.append(length - sum(sizes))
+        b.emit("Split", x, b.constant(np.array(sizes)), out=[*parts, *(b.fresh() for _ in sizes[len(parts) :])])
+        for part, (name, tensor) in zip(parts, tensors.items(), strict=True):
+            if part != name:
+                b.emit("Reshape", part, b.constant(np.array([-1, *tensor.shape[1:]])), out=name)
