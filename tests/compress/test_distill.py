@@ -178,7 +178,7 @@ def test_values_out_of_range_are_refused(values, sentence):
 
 # --- features ------------------------------------------------------------------------------------------------------
 def slow_relations(student, teacher):
-    """Park et al., equations 5-8, with loops over pairs and triples."""
+    """Park et al.'s distance-wise and angle-wise losses, with loops over pairs and triples."""
 
     def huber(a, b):
         return 0.5 * (a - b) ** 2 if abs(a - b) <= 1 else abs(a - b) - 0.5

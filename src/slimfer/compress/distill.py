@@ -50,7 +50,7 @@ def soft_target_loss(student: Tensor, taught: Tensor, temperature: float, *, squ
 
 
 def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return RKD-D + 2 RKD-A (Park et al., equations 5-8): mean Huber losses between relations; 0 when they agree.
+    """Return RKD-D + 2 RKD-A (Park et al.): the mean Huber losses between relations; 0 when they agree.
 
     Distances are those of all pairs, each side divided by its mean distance, and angles those of all triples, so the
     loss stays the same when features are moved, turned or scaled. A batch of more than `RELATED` pictures is cut into
