@@ -41,8 +41,9 @@ class Code:
 
     @property
     def limit(self) -> int:
-        """Return the largest absolute value of a digit."""
-        return (self.base - 1) // 2
+        """Return the largest absolute value of a digit: balanced, and no word beyond bytes of 127."""
+        largest_word = 127 * (256**self.bytes - 1) // 255
+        return min((self.base - 1) // 2, largest_word // sum(self.base**j for j in range(self.digits)))
 
     @property
     def bits(self) -> float:
@@ -82,6 +83,7 @@ def encode(values: Integers, code: Code) -> npt.NDArray[np.int8]:
     for byte in range(code.bytes):
         words[:, byte] = (rest + 128) % 256 - 128
         rest = (rest - words[:, byte]) // 256
+    assert not rest.any()
     return words
 
 
