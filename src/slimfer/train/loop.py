@@ -1,4 +1,4 @@
-"""The one training loop, with three seams (after backward, after step, after epoch) and an objective.
+"""The one training loop, with four seams (after backward, step and epoch, before judging) and an objective.
 
 A run that is killed at any moment continues bit-equal: order and augmentation of step s in epoch e depend on
 (seed, e, s) alone, and everything else that a step changes is in one file, written atomically. (Bit-equal on the same
