@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from bench import control, inference, leaks, masks, quantization, run, slimming_controls, train_speed
-from slimfer.compress.config import Limits, SlimConfig
+from bench import control, dsd, inference, leaks, masks, quantization, run, slimming_controls, trade_offs, train_speed
+from slimfer.compress.config import DsdConfig, Limits, SlimConfig
 from slimfer.compress.quantize import RANGES
 from slimfer.data.synthetic import synthetic
 from slimfer.export.onnx import to_onnx
 from slimfer.labels import EMOTIONS
 from slimfer.model.spec import NetSpec
+from slimfer.train.checkpoint import Checkpoint
 from slimfer.train.config import AugmentConfig, TrainConfig
 from slimfer.train.loop import initial
 
@@ -151,30 +152,59 @@ def test_slimming_controls_have_the_parameters_of_the_slimmed_net():
     assert slimming_controls.table(result).rows[0][-1] == "–"
 
 
-def test_quantization_names_every_way_and_starts_with_float():
-    faces = synthetic(n_train=64, n_validation=32, n_test=7, seed=1)
-    network = initial(NetSpec("resnet18", args={"width": 0.125}), faces["train"].classes, seed=0)
-    result = quantization.run(quantization.Settings(images=32, bits=(8, 4)), network, faces)
+@pytest.fixture(scope="module")
+def few():
+    return synthetic(n_train=64, n_validation=32, n_test=7, seed=1)
+
+
+@pytest.fixture(scope="module")
+def narrow(few):
+    return initial(NetSpec("resnet18", args={"width": 0.125}), few["train"].classes, seed=0, gamma=0.5)
+
+
+ONE = TrainConfig(epochs=1, batch_size=32, lr=0.01)
+
+
+def test_quantization_names_every_way_and_starts_with_float(few, narrow, tmp_path):
+    settings = quantization.Settings(32, (4,), (("lsq", "lsq", 4, 8), ("lsq", "pact", 2, 4)), ONE)
+    result = quantization.run(settings, narrow, few, tmp_path)
     first, *others = result["rows"]
-    assert (first["method"], first["agreement"]) == ("float", 1.0)
-    assert {(row["bits"], row["method"]) for row in others} == {(8, name) for name in RANGES} | {(4, "minmax")}
-    coarse = max(row["sqnr_db"] for row in others if row["bits"] == 4)
-    assert coarse < max(row["sqnr_db"] for row in others if row["bits"] == 8)
+    assert (first["name"], first["agreement"]) == ("float", 1.0)
+    plain = [row for row in others if row["name"] == "after training"]
+    assert {row["way"] for row in plain if row["bits"] == row["activations"] == 8} >= set(RANGES)
+    assert max(row["sqnr_db"] for row in plain if row["bits"] == 4) < max(row["sqnr_db"] for row in plain)
+    trained = [(row["way"], row["bits"], row["activations"]) for row in others if row["name"] == "quantization-aware"]
+    assert trained == [("lsq, lsq", 4, 8), ("lsq, pact", 2, 4)]
 
 
-def test_masks_shrink_zip_files_alone():
-    faces = synthetic(n_train=64, n_validation=32, n_test=7, seed=1)
-    network = initial(NetSpec("resnet18", args={"width": 0.125}), faces["train"].classes, seed=0)
-    result = masks.run(masks.SMOKE, network, faces)
-    plain, sparse, pattern = result["rows"]
-    assert [plain["mask"], sparse["mask"], pattern["mask"]] == ["0 %", "90 %", "2:4"]
-    assert (plain["zeros"], sparse["zeros"]) == (0.0, pytest.approx(0.9, abs=1e-3))
-    for form in ("float", "int8"):
-        sizes = [row[form]["bytes"] for row in result["rows"]]
-        assert max(sizes) < 1.01 * min(sizes)
-        assert sparse[form]["zipped"] < 0.5 * plain[form]["zipped"] < 0.5 * plain[form]["bytes"]
-        assert all(row[form]["latency_ms"]["median"] > 0 for row in result["rows"])
-    assert masks.table(result).rows[0][:2] == ("none", "0.0")
+def test_dsd_and_its_control_train_as_long_at_the_same_rates(few, narrow, tmp_path):
+    settings = dsd.Settings((0.5,), (0, 1), DsdConfig(sparse=ONE, dense=replace(ONE, lr=0.001)))
+    result = dsd.run(settings, narrow, few, tmp_path)
+    assert [(row["name"], row["sparsity"]) for row in result["rows"]] == [
+        ("start", None), ("control, no masks", None), ("dense-sparse-dense", 0.5)
+    ]  # fmt: skip
+    for seed in (0, 1):
+        ends = ("control/2-dense", "0.5/3-dense")
+        ways = [Checkpoint.load(tmp_path / f"seed{seed}-{end}" / "result.safetensors").lineage for end in ends]
+        rates = [[(r["config"]["lr"], r["config"]["epochs"]) for r in line if r["step"] != "mask"] for line in ways]
+        assert rates[0] == rates[1] == [(0.01, 1), (0.001, 1)]
+    assert dsd.table(result).rows[1][-1] == "+0.00"
+
+
+def test_trade_offs_are_points_of_files_with_all_seeds_where_chosen(few, narrow, tmp_path):
+    narrow.save(tmp_path / "dense.safetensors")
+    settings = trade_offs.Settings((0.5,), (0.5,), (0, 1), (8, 4), (8,), ONE, ONE)
+    result = trade_offs.run(settings, tmp_path / "dense.safetensors", few, tmp_path / "work", "again")
+    points = {(point["series"], point["label"]): point for point in result["trade_offs"]}
+    assert {series for series, _ in points} == {
+        trade_offs.SLIM, trade_offs.INTEGERS, trade_offs.BOTH, trade_offs.TAUGHT, trade_offs.ORDERS
+    }  # fmt: skip
+    for series in (trade_offs.BOTH, trade_offs.TAUGHT):
+        eight, four = (points[series, f"50 % cut, {bits} bits"] for bits in (8, 4))
+        assert eight["seeds"] == four["seeds"] == [0, 1]
+        assert four["bytes"] < eight["bytes"] < points[trade_offs.SLIM, "50 % cut"]["bytes"]
+    assert len(trade_offs.table(result).rows) == len(points)
+    assert trade_offs.run(settings, tmp_path / "dense.safetensors", few, tmp_path / "work", "again") == result
 
 
 def test_leaks_are_the_validation_pictures_that_training_has():
