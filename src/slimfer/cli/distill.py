@@ -24,7 +24,7 @@ from slimfer.cli.flags import (
 )
 from slimfer.cli.progress import Watch, showing
 from slimfer.cli.record import describe_data, document, finish
-from slimfer.cli.start import fresh_spec, name_start, open_start
+from slimfer.cli.start import PLAIN, first_network, name_start, open_start
 from slimfer.compress.config import DistillConfig
 from slimfer.errors import InputError
 from slimfer.recipes import Recipe
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from slimfer.train.checkpoint import Checkpoint
 
 _DEFAULT = DistillConfig()
-# A student is trained without a slimming penalty unless a flag or the recipe says so.
-DEFAULTS = replace(Recipe(), slim=replace(Recipe().slim, penalty=0.0))
 
 
 @Parameter(name="*", group=Group("Distillation", sort_key=40))
@@ -109,7 +107,7 @@ def distill(
     steps: StepFlags = StepFlags(),
     common: Common = Common(),
 ) -> Answer:
-    """Train a student with teachers, beside the same student without any if wanted; or sweep over their settings.
+    """Train a student with teachers, beside the same without any if wanted; or sweep temperatures and weights.
 
     Args:
         student: a network's name (`slimfer models`), package.module:function, or a checkpoint or run to go on from.
@@ -128,7 +126,7 @@ def distill(
         steps: see `StepFlags`.
         common: see `Common`.
     """
-    base = base_recipe(recipe, out, resume=resume, defaults=DEFAULTS)
+    base = base_recipe(recipe, out, resume=resume, defaults=PLAIN)
     origin = name_start(override(base.model, image=image, channels=channels), student)
     resolved = replace(
         distilling.over(base),
@@ -143,17 +141,13 @@ def distill(
 
 
 def _distill(run: RunFolder, recipe: Recipe, common: Common) -> Answer:
-    from slimfer.compress.slim import INITIAL_GAMMA, SlimmingPenalty
+    from slimfer.compress.slim import SlimmingPenalty
     from slimfer.compress.sweep import plan_students, train_students
-    from slimfer.train.loop import initial
 
     students = plan_students(recipe.distill, recipe.sweep, run.path / "sweep")
-    start, dataset = open_start(recipe)
+    checkpoint, dataset = open_start(recipe)
+    start = first_network(recipe, checkpoint, dataset)
     device, penalty = torch_device(common), recipe.slim.penalty
-    if start is None:
-        classes = dataset["train"].classes
-        gamma = INITIAL_GAMMA if penalty else 1.0
-        start = initial(fresh_spec(recipe.model, len(classes)), classes, seed=recipe.train.seed, gamma=gamma)
     tables = recipe.tables("data", "model", "train", "distill", "sweep") | {"slim": {"penalty": penalty}}
     run.write_recipe(tables)
     with showing(common) as show:

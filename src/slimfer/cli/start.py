@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 from slimfer.cli.resolve import ArtifactFile, Network, load_checkpoint, resolve
 from slimfer.errors import InputError
-from slimfer.recipes import ModelRecipe
+from slimfer.recipes import ModelRecipe, Recipe
 
 if TYPE_CHECKING:
     from slimfer.data.frames import Dataset
     from slimfer.model.spec import NetSpec
-    from slimfer.recipes import Recipe
     from slimfer.train.checkpoint import Checkpoint
+
+# Plain training has no slimming penalty unless a flag or the recipe says so.
+PLAIN = replace(Recipe(), slim=replace(Recipe().slim, penalty=0.0))
 
 
 def name_start(recipe: ModelRecipe, text: str | None) -> ModelRecipe:
@@ -33,7 +35,7 @@ def name_start(recipe: ModelRecipe, text: str | None) -> ModelRecipe:
     return replace(recipe, builder="", checkpoint=text)
 
 
-def open_start(recipe: "Recipe") -> "tuple[Checkpoint | None, Dataset]":
+def open_start(recipe: Recipe) -> "tuple[Checkpoint | None, Dataset]":
     """Return the trained network to start from, if the recipe names one, and the data in the form that it needs.
 
     Raises:
@@ -58,3 +60,15 @@ def fresh_spec(recipe: ModelRecipe, classes: int) -> "NetSpec":
     from slimfer.model.spec import NetSpec
 
     return NetSpec(recipe.builder, classes, recipe.channels, recipe.image, recipe.args)
+
+
+def first_network(recipe: Recipe, checkpoint: "Checkpoint | None", dataset: "Dataset") -> "Checkpoint":
+    """Return the trained network to start from, or else a fresh one whose BN scales suit the recipe's penalty."""
+    from slimfer.compress.slim import INITIAL_GAMMA
+    from slimfer.train.loop import initial
+
+    if checkpoint is not None:
+        return checkpoint
+    classes = dataset["train"].classes
+    gamma = INITIAL_GAMMA if recipe.slim.penalty else 1.0
+    return initial(fresh_spec(recipe.model, len(classes)), classes, seed=recipe.train.seed, gamma=gamma)

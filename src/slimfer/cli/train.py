@@ -24,16 +24,13 @@ from slimfer.cli.flags import (
 )
 from slimfer.cli.progress import Watch, showing
 from slimfer.cli.record import describe_data, document, finish
-from slimfer.cli.start import fresh_spec, name_start, open_start
+from slimfer.cli.start import PLAIN, first_network, name_start, open_start
 from slimfer.recipes import Recipe
 from slimfer.runs import RunFolder, open_run, read_curve
 
 if TYPE_CHECKING:
     from slimfer.data.frames import Dataset
     from slimfer.train.checkpoint import Checkpoint
-
-# Plain training has no slimming penalty unless a flag or the recipe says so.
-DEFAULTS = replace(Recipe(), slim=replace(Recipe().slim, penalty=0.0))
 
 
 def train(
@@ -73,7 +70,7 @@ def train(
         steps: see `StepFlags`.
         common: see `Common`.
     """
-    base = base_recipe(recipe, out, resume=resume, defaults=DEFAULTS)
+    base = base_recipe(recipe, out, resume=resume, defaults=PLAIN)
     origin = name_start(override(base.model, image=image, channels=channels), model)
     resolved = replace(
         base,
@@ -85,13 +82,14 @@ def train(
     seed, parent = resolved.train.seed, origin.checkpoint or None
     with open_run(out, verb="train", argv=sys.argv[1:], seed=seed, resume=resume, force=force, parent=parent) as run:
         checkpoint, dataset = open_start(resolved)
-        return _train(run, resolved, checkpoint, dataset, common, resume=resume, tensorboard=tensorboard)
+        start = first_network(resolved, checkpoint, dataset)
+        return _train(run, resolved, start, dataset, common, resume=resume, tensorboard=tensorboard)
 
 
 def _train(
     run: RunFolder,
     recipe: Recipe,
-    start: "Checkpoint | None",
+    start: "Checkpoint",
     dataset: "Dataset",
     common: Common,
     *,
@@ -99,17 +97,13 @@ def _train(
     tensorboard: bool,
 ) -> Answer:
     from slimfer.cli.classifier import judge
-    from slimfer.compress.slim import INITIAL_GAMMA, SlimmingPenalty
-    from slimfer.train.loop import fit, initial
+    from slimfer.compress.slim import SlimmingPenalty
+    from slimfer.train.loop import fit
     from slimfer.train.track import TensorBoard
 
     device = torch_device(common)
     validation = dataset["validation"]
     penalty = recipe.slim.penalty
-    if start is None:
-        classes = dataset["train"].classes
-        spec = fresh_spec(recipe.model, len(classes))
-        start = initial(spec, classes, seed=recipe.train.seed, gamma=INITIAL_GAMMA if penalty else 1.0)
     tables = recipe.tables("data", "model", "train") | {"slim": {"penalty": penalty}}
     run.write_recipe(tables)
     events = TensorBoard(run.path / "events") if tensorboard else nullcontext()

@@ -52,10 +52,9 @@ def plan_students(config: DistillConfig, sweep: SweepConfig, folder: Path) -> li
     taught = [replace(config, temperature=t, weight=w) for t, w in product(temperatures, weights)]
     if any(not one.weight and not one.features for one in taught):
         raise InputError("weight 0 without features teaches nothing: that is the control; use a weight above 0")
-    students = [Student(f"T{one.temperature:g}-w{one.weight:g}", one, folder) for one in taught]
-    if sweep.control or len(taught) > 1:
-        students.insert(0, Student(CONTROL, None, folder))
-    return [replace(student, folder=folder / student.name) for student in students]
+    named: dict[str, DistillConfig | None] = {CONTROL: None} if sweep.control or len(taught) > 1 else {}
+    named |= {f"T{one.temperature:.10g}-w{one.weight:.10g}": one for one in taught}
+    return [Student(name, one, folder / name) for name, one in named.items()]
 
 
 def train_students(
