@@ -1,7 +1,11 @@
+import itertools
 import json
 import random
+from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,9 +15,15 @@ import networks
 from helpers import CLASSES
 from slimfer import artifact as module
 from slimfer.artifact import FORMAT, HASH_KEY, REQUIRED, open_artifact, seal
+from slimfer.compress.config import QuantizeConfig
+from slimfer.compress.quantize import quantize
+from slimfer.data.synthetic import synthetic
 from slimfer.errors import InputError
 from slimfer.export.onnx import to_onnx
 from slimfer.model.spec import NetSpec
+from slimfer.runtime.session import Session
+
+PUBLISHED = Path(__file__).parents[1] / "models" / "resnet18_fer2013.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +201,18 @@ def hostile(kind: str, model: onnx.ModelProto) -> None:
         graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
     elif kind == "another output":
         graph.output[0].name = "logits"
+    elif kind == "another version":
+        model.opset_import[0].version = 18
+    elif kind == "unknown attribute":
+        graph.node[0].attribute.append(helper.make_attribute("allowzero", 1))
+    elif kind == "attribute twice":
+        graph.node[0].attribute.extend([helper.make_attribute("axis", 0), helper.make_attribute("axis", 1)])
+    elif kind == "tensor twice":
+        graph.initializer.append(tensor)
+    elif kind == "many dimensions":
+        graph.initializer.append(numpy_helper.from_array(np.zeros((1,) * 9, np.int8), "deep"))
+    elif kind == "from nowhere":
+        graph.node[0].input[0] = "nowhere"
     elif kind == "too many operators":
         graph.node.extend([helper.make_node("Relu", ["a"], ["b"])] * module.MAX_NODES)
     else:
@@ -219,6 +241,12 @@ def hostile(kind: str, model: onnx.ModelProto) -> None:
         ("strings", "type"),
         ("another input", "inputs or outputs"),
         ("another output", "inputs or outputs"),
+        ("another version", "version 18, not 17"),
+        ("unknown attribute", "attribute 'allowzero'"),
+        ("attribute twice", "attribute 'axis'"),
+        ("tensor twice", "two tensors"),
+        ("many dimensions", "a tensor of shape"),
+        ("from nowhere", "reads 'nowhere'"),
         ("too many operators", "more than"),
     ],
 )
@@ -227,6 +255,90 @@ def test_a_valid_hash_does_not_excuse_a_hostile_graph(small, kind, message):
     hostile(kind, model)
     with pytest.raises(InputError, match=message):
         open_artifact(seal(model.SerializeToString(), metadata))
+
+
+def bomb(kind: str) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Operators and small constants that ask for far more memory than any machine has; `big` is the result."""
+    node, ones = helper.make_node, np.ones
+    if kind == "broadcast of constants":
+        return [node("Add", ["a", "b"], ["big"])], {
+            "a": ones((1 << 15, 1), np.float32), "b": ones((1, 1 << 15), np.float32),
+        }  # fmt: skip
+    if kind == "broadcast of the picture":
+        return [node("Mul", ["x", "a"], ["big"])], {"a": ones((1, 1 << 22, 1, 1), np.float32)}
+    if kind == "outer product":
+        return [node("MatMul", ["a", "b"], ["big"])], {
+            "a": ones((1 << 15, 1), np.float32), "b": ones((1, 1 << 15), np.float32),
+        }  # fmt: skip
+    if kind == "padding":
+        return [node("Pad", ["x", "a"], ["big"])], {"a": np.array([0, 0, 1 << 20, 1 << 20, 0, 0, 0, 0])}
+    if kind == "padding of a convolution":
+        return [node("Conv", ["x", "a"], ["big"], pads=[1 << 20] * 4)], {"a": ones((1, 1, 1, 1), np.float32)}
+    if kind == "padding that overflows":
+        return [node("AveragePool", ["x"], ["big"], kernel_shape=[1, 1], pads=[(1 << 63) - 1] * 4)], {}
+    if kind == "outputs of a convolution":
+        conv = node("Conv", ["x", "a"], ["y"], pads=[500] * 4)
+        return [conv, node("Relu", ["y"], ["big"])], {"a": ones((1 << 10, 1, 1, 1), np.float32)}
+    if kind == "many times a little":
+        names = ["x", *(f"x{i}" for i in range(200)), "big"]
+        joins = [node("Concat", [a, a], [b], axis=1) for a, b in itertools.pairwise(names)]
+        return joins, {}
+    if kind == "wide words":
+        words = [node("Cast", ["a"], ["f"], to=TensorProto.FLOAT), node("MatMul", ["f", "b"], ["big"])]
+        return words, {"a": ones((1 << 16, 1), np.int8), "b": ones((1, 1 << 14), np.float32)}
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "broadcast of constants", "broadcast of the picture", "outer product", "padding", "padding of a convolution",
+        "padding that overflows", "outputs of a convolution", "many times a little", "wide words",
+    ],
+)  # fmt: skip
+def test_a_file_that_would_expand_beyond_all_memory_is_refused_before_onnxruntime_sees_it(small, kind, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: pytest.fail("onnxruntime was called"))
+    model, metadata = parts(small)
+    nodes, constants = bomb(kind)
+    pixels = next(node for node in model.graph.node if "pixels" in node.input)
+    where = list(model.graph.node).index(pixels) + 1
+    for node in nodes:
+        node.input[:] = [pixels.output[0] if name == "x" else f"bomb {name}" for name in node.input]
+        node.output[:] = [f"bomb {name}" for name in node.output]
+    body = [*model.graph.node[:where], *nodes, *model.graph.node[where:]]
+    del model.graph.node[:]
+    model.graph.node.extend(body)
+    model.graph.initializer.extend(numpy_helper.from_array(array, f"bomb {name}") for name, array in constants.items())
+    data = seal(model.SerializeToString(), metadata)
+    assert len(data) < 20_000_000
+    with pytest.raises(InputError, match="a model may expand to 2147483648 bytes"):
+        Session(data)
+
+
+def test_what_the_limit_allows_is_opened(small, monkeypatch):
+    """Control of the test above: the same file passes or fails by the limit alone."""
+    open_artifact(small)
+    monkeypatch.setattr(module, "MAX_EXPANDED", 10_000)
+    with pytest.raises(InputError, match="a model may expand to 10000 bytes"):
+        open_artifact(small)
+
+
+def test_networks_of_the_zoo_are_far_from_the_limit(monkeypatch):
+    """A quarter of the width is a sixteenth of the weights, so the whole one takes a tenth of what is allowed."""
+    checkpoint = networks.untrained(NetSpec("resnet18", args={"width": 0.25}))
+    packed = quantize(checkpoint, networks.noise(16, 48), QuantizeConfig(bits=4, correct_bias=False))
+    monkeypatch.setattr(module, "MAX_EXPANDED", module.MAX_EXPANDED // 16 // 6)
+    open_artifact(to_onnx(packed))
+
+
+def test_the_first_published_artifact_opens_and_answers_as_ever():
+    session = Session(PUBLISHED)
+    assert session.artifact.metadata["slimfer.format"] == "1"
+    probabilities = session.run(synthetic(n_train=8, n_validation=8, n_test=7, seed=5)["validation"].images)
+    assert probabilities.argmax(1).tolist() == [6, 5, 5, 5, 5, 2, 5, 5]
+    # A version of onnxruntime may round a few integers the other way.
+    best = [0.459, 0.756, 0.812, 0.569, 0.818, 0.451, 0.794, 0.740]
+    np.testing.assert_allclose(probabilities.max(1), best, atol=0.03)
 
 
 def test_two_graphs_and_doubled_metadata_are_refused(small):
