@@ -22,8 +22,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from bench import inference
 from slimfer.compress.config import DistillConfig, QuantizeConfig
-from slimfer.compress.distill import distillation, open_teacher
+from slimfer.compress.distill import distillation
 from slimfer.compress.quantize import quantize
+from slimfer.compress.teachers import open_teacher
 from slimfer.data.frames import Dataset, Frames
 from slimfer.export.onnx import to_onnx
 from slimfer.files import atomic_write

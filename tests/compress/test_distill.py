@@ -12,7 +12,8 @@ from compress.conftest import QUICK
 from helpers import TINY, patterns
 from networks import learnt, untrained
 from slimfer.compress.config import DistillConfig
-from slimfer.compress.distill import Network, distillation, relational_loss, soft_target_loss, soften
+from slimfer.compress.distill import distillation, relational_loss, soft_target_loss, soften
+from slimfer.compress.teachers import Network
 from slimfer.errors import InputError
 from slimfer.model.spec import NetSpec
 from slimfer.train.augment import to_input

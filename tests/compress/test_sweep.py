@@ -6,8 +6,8 @@ import pytest
 from helpers import TINY, patterns
 from networks import learnt
 from slimfer.compress.config import DistillConfig, SweepConfig
-from slimfer.compress.distill import Network
 from slimfer.compress.sweep import plan_students, train_students
+from slimfer.compress.teachers import Network
 from slimfer.errors import InputError
 from slimfer.train.config import TrainConfig
 from slimfer.train.loop import fit, initial

@@ -16,10 +16,7 @@ from torch import Tensor, nn
 
 from slimfer.compress.answers import Answers, ask, batch_key
 from slimfer.compress.config import DistillConfig
-from slimfer.compress.teachers import Network as Network
-from slimfer.compress.teachers import Teacher as Teacher
-from slimfer.compress.teachers import open_teacher as open_teacher
-from slimfer.compress.teachers import watch_features
+from slimfer.compress.teachers import Teacher, watch_features
 from slimfer.errors import InputError
 from slimfer.train.checkpoint import Checkpoint
 from slimfer.train.objective import Objective, cross_entropy

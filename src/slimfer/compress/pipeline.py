@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from slimfer.compress.config import CompressConfig, PlannedStep
-from slimfer.compress.distill import Network, distillation, open_teacher
+from slimfer.compress.distill import distillation
 from slimfer.compress.mask import Mask, mask
 from slimfer.compress.prune import prune
 from slimfer.compress.qat import finish_qat, prepare_qat
 from slimfer.compress.quantize import quantize
 from slimfer.compress.slim import INITIAL_GAMMA, SlimmingPenalty, slim
+from slimfer.compress.teachers import Network, open_teacher
 from slimfer.data.frames import Dataset
 from slimfer.errors import InputError
 from slimfer.files import read_json, write_json
