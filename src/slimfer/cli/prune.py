@@ -157,7 +157,7 @@ def prune(
 
 def _mask_steps(recipe: Recipe, epochs: int | None) -> tuple[Mapping[str, Any], ...]:
     """Return the [[steps]] of masking; training under the mask is one of them if it is asked for, or was before."""
-    trained = epochs > 0 if epochs is not None else any(step["do"] == "sparse" for step in recipe.steps)
+    trained = epochs > 0 if epochs is not None else any(step.get("do") == "sparse" for step in recipe.steps)
     kinds = [step.kind for step in sparse_steps(recipe.chain()) if trained or step.kind == "mask"]
     if not kinds:
         raise InputError("a sparsity that grows needs training: --schedule cubic with --finetune-epochs above 0")

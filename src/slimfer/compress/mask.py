@@ -5,7 +5,7 @@ goes on has the right one by construction. The sparse phase of dense-sparse-dens
 1607.04381) keeps such a pattern; with `schedule = "cubic"` it grows instead, by gradual magnitude pruning (Zhu and
 Gupta 2017, arXiv 1710.01878, eq. 1).
 
-Shapes: O outputs, I inputs. Weights are (O, I) or (O, I, height, width); a mask has the shape of its tensor, true = 0.
+Shapes: O outputs, I inputs. Weights are (O, I) or (O, I, height, width); what is found has the shape of its tensor.
 """
 
 import json
