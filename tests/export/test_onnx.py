@@ -9,6 +9,7 @@ import torch
 import networks
 from helpers import BLOCKS, CLASSES, patterns, spec_of
 from slimfer.artifact import open_artifact
+from slimfer.compress.config import QuantizeConfig
 from slimfer.compress.quantize import quantize
 from slimfer.data.frames import Frames
 from slimfer.errors import InputError
@@ -56,6 +57,20 @@ def test_the_integer_artifact_answers_as_the_imitation_in_torch(name):
     assert np.abs(answers - probabilities(checkpoint, images)).max() < 0.02
 
 
+@pytest.mark.parametrize("bits", [2, 4, 7])
+@pytest.mark.parametrize(
+    "name",
+    ["cat", "gate", "max_pool", "zero_pad", "zero_pad_relu", "block shared", "head hidden", "resnet18", "mobile"],
+)
+def test_few_bits_answer_as_the_imitation_in_torch(name, bits):
+    frames = pictures(SPECS[name])
+    checkpoint = quantize(networks.untrained(SPECS[name]), frames, QuantizeConfig(bits=bits, activations=4))
+    answers = Session(to_onnx(checkpoint)).run(frames.images)
+    expected = probabilities(checkpoint, frames.images)
+    # One value in a thousand rounds the other way, and of 16 levels one step is wide.
+    assert np.abs(answers - expected).mean() < 0.005
+
+
 def test_two_exports_are_equal_to_the_byte_also_after_a_round_trip_through_a_file(tmp_path):
     for checkpoint in (networks.learnt(), networks.integers()):
         checkpoint.save(tmp_path / "net.safetensors")
@@ -63,14 +78,15 @@ def test_two_exports_are_equal_to_the_byte_also_after_a_round_trip_through_a_fil
         assert to_onnx(checkpoint) == to_onnx(checkpoint) == to_onnx(again)
 
 
-def test_integers_are_stored_as_integers():
+def test_integers_are_stored_as_integers_and_scales_once():
     model = onnx.load_from_string(to_onnx(networks.integers()))
     kinds = {onnx.TensorProto.DataType.Name(t.data_type): 0 for t in model.graph.initializer}
     for tensor in model.graph.initializer:
         kinds[onnx.TensorProto.DataType.Name(tensor.data_type)] += int(np.prod(tensor.dims))
     weights = sum(w.numel() for name, w in networks.integers().weights.items() if name.endswith("weight"))
     assert kinds["INT8"] >= weights
-    assert kinds["FLOAT"] < weights / 4  # scales only
+    channels = sum(len(bias) for name, bias in networks.integers().weights.items() if name.endswith("bias"))
+    assert kinds["FLOAT"] <= channels + 40
 
 
 def test_the_graph_takes_any_number_of_pictures():

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import onnx
 import pytest
@@ -6,16 +8,20 @@ from onnx import numpy_helper
 import networks
 from helpers import patterns
 from slimfer.artifact import HASH_KEY, open_artifact, seal
+from slimfer.compress.config import QuantizeConfig
 from slimfer.compress.quantize import quantize
 from slimfer.errors import InputError, VerificationError
-from slimfer.export import parity
+from slimfer.export import pack, parity
 from slimfer.export.onnx import to_onnx
+from slimfer.export.pack import stored_bits
 from slimfer.export.parity import Check, centred, operators, require, verify
 from slimfer.model import quant
 from slimfer.model.spec import NetSpec
+from slimfer.train.checkpoint import Checkpoint
 
 FRAMES = patterns(200, seed=7)
 INTEGER = ("convolutions in integers", "linear layers in integers")
+ROUTES = ("", ", unoptimized", ", fresh process", ", OpenVINO", ", OpenVINO fused")
 
 
 def by_name(checks: tuple[Check, ...]) -> dict[str, Check]:
@@ -30,9 +36,9 @@ def whole() -> tuple[Check, ...]:
 
 def test_a_good_artifact_passes_every_check(whole):
     require(whole)
-    routes = [f"{what}{route}" for route in ("", ", unoptimized", ", fresh process") for what in
-              ("signal to noise", "same label")]  # fmt: skip
-    assert [check.name for check in whole] == [*INTEGER, *routes, "smaller than float", "faster than float"]
+    routes = [f"{what}{route}" for route in ROUTES for what in ("signal to noise", "same label")]
+    expected = [*INTEGER, "stored in its bits", *routes, "smaller than float", "faster than float"]
+    assert [check.name for check in whole] == expected
 
 
 def test_every_layer_runs_in_integers(whole):
@@ -83,11 +89,56 @@ def test_a_network_of_some_size_is_smaller_and_faster():
     assert checks["faster than float"].passed
 
 
+@functools.cache
+def packed(bits: int, activations: int = 8) -> Checkpoint:
+    """A net of 100,000 weights with packed ones."""
+    spec = NetSpec("resnet18", args={"width": 0.125})
+    config = QuantizeConfig(bits=bits, activations=activations, images=16)
+    return quantize(networks.untrained(spec), networks.noise(16, 48), config)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_the_file_shows_the_bits(bits):
+    checkpoint = packed(bits)
+    data = to_onnx(checkpoint)
+    check = parity._stored(open_artifact(data), checkpoint.build())
+    assert check.passed
+    assert check.value == len(data)
+    saved = len(to_onnx(packed(8))) - len(data)
+    assert saved >= 0.95 * (8 - stored_bits(bits)) / 8 * 174_000 - pack.GROUP_BYTES
+
+
+def test_a_file_that_is_larger_than_its_bits_fails(monkeypatch):
+    checkpoint = packed(4)
+    monkeypatch.setattr(pack, "GROUP_BYTES", 10**9)
+    check = parity._stored(open_artifact(to_onnx(checkpoint)), checkpoint.build())
+    assert not check.passed
+    assert "4.0" in check.note
+
+
+@pytest.mark.parametrize(("bits", "activations"), [(2, 8), (6, 8), (4, 4)])
+def test_packed_weights_and_coarse_activations_run_in_integers_and_answer_alike(bits, activations):
+    checkpoint, frames = packed(bits, activations), networks.noise(32, 48, seed=3)
+    data = to_onnx(checkpoint)
+    checks = by_name(verify(data, checkpoint, frames))
+    require([check for name, check in checks.items() if "label" not in name])  # an untrained net has no firm labels
+    assert [checks[name].value for name in INTEGER] == [20, 1]
+    found = operators(open_artifact(data))
+    assert not set(found) & {"Cast", "MatMul", "Round", "Reshape", "Split", "Mul", "DequantizeLinear"}
+    assert found["Clip"] == (28 if activations == 4 else 0)
+
+
+def test_without_openvino_its_routes_are_left_out(monkeypatch):
+    monkeypatch.setattr(parity.importlib.util, "find_spec", lambda name: None)
+    names = by_name(verify(to_onnx(networks.learnt()), networks.learnt(), FRAMES))
+    assert not any("OpenVINO" in name for name in names)
+
+
 def corrupted(data: bytes, change) -> bytes:
-    """Change the largest int8 initializer and seal the file again, so that only its answers tell."""
+    """Change the largest int8 weights and seal the file again, so that only its answers tell."""
     model = onnx.load_from_string(data)
     metadata = {e.key: e.value for e in model.metadata_props if e.key != HASH_KEY}
-    tensors = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    tensors = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
     largest = max(tensors, key=lambda t: np.prod(t.dims))
     array = numpy_helper.to_array(largest).copy()
     change(array)
@@ -98,10 +149,10 @@ def corrupted(data: bytes, change) -> bytes:
 def test_a_corrupted_weight_fails_the_agreement_on_every_route():
     bad = corrupted(to_onnx(networks.integers()), lambda a: np.negative(a, out=a))
     checks = by_name(verify(bad, networks.integers(), FRAMES))
-    for route in ("", ", unoptimized", ", fresh process"):
+    for route in ROUTES:
         assert not checks[f"signal to noise{route}"].passed
         assert not checks[f"same label{route}"].passed
-    with pytest.raises(VerificationError, match=r"failed 6 of 8 checks: signal to noise is .* \(limit 35"):
+    with pytest.raises(VerificationError, match=r"failed 10 of 13 checks: signal to noise is .* \(limit 35"):
         require(tuple(checks.values()))
 
 
@@ -150,7 +201,7 @@ def test_a_float_network_is_verified_without_the_integer_checks():
 def test_impossible_savings_fail():
     checks = verify(to_onnx(networks.integers()), networks.integers(), FRAMES, reference=networks.learnt(),
                     min_smaller=1e3, min_faster=1e3, rounds=2)  # fmt: skip
-    with pytest.raises(VerificationError, match=r"failed 2 of 10 checks: smaller than float is .*; faster than float"):
+    with pytest.raises(VerificationError, match=r"failed 2 of 15 checks: smaller than float is .*; faster than float"):
         require(checks)
 
 

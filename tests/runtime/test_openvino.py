@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import networks
-from helpers import CLASSES, patterns
+from helpers import CLASSES, patterns, spec_of
 from slimfer.artifact import HASH_KEY, seal
 from slimfer.compress.config import QuantizeConfig
 from slimfer.compress.quantize import quantize
@@ -41,6 +41,14 @@ def test_the_same_file_gives_the_same_answers_in_both_runtimes(config):
     assert noise > 35
     assert same >= 0.99
     assert agreement(model)[1] >= 0.98
+
+
+def test_layers_of_one_channel_are_read():
+    thin = networks.untrained(spec_of("plain", head="hidden", image=9, width=1))
+    images = networks.noise(32, 9, classes=3)
+    model = to_onnx(quantize(thin, images, QuantizeConfig(bits=4)))
+    expected, found = Session(model).run(images.images), OpenVinoSession(model).run(images.images)
+    assert np.abs(expected - found).max() < 0.02
 
 
 def test_floats_agree_to_the_last_digits():

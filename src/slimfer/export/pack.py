@@ -124,6 +124,8 @@ class Pool:
 
     def scale(self, scales: npt.NDArray[np.float32]) -> str:
         """Return the name of float32 scales (channels,)."""
+        if len(scales) == 1:
+            return self.body.constant(scales)  # OpenVINO 2026.4 cannot read a single scale that comes out of Split
         return self._name(scales, self.scales)
 
     def write(self) -> None:
