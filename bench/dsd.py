@@ -22,7 +22,7 @@ class Settings:
     sparsities: tuple[float, ...] = (0.3,)
     seeds: tuple[int, ...] = (0, 1, 2)
     dsd: DsdConfig = field(
-        default_factory=lambda: DsdConfig(sparse=TrainConfig(epochs=3, lr=0.02), dense=TrainConfig(epochs=3, lr=0.005))
+        default_factory=lambda: DsdConfig(sparse=TrainConfig(epochs=2, lr=0.02), dense=TrainConfig(epochs=2, lr=0.005))
     )
 
 

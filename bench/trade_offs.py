@@ -48,16 +48,18 @@ class Settings:
         alone: of the weights without slimming.
         finetune: the training in float after a cut.
         qat: the training with integers, below 8 bits.
+        limits: of every cut.
         weight: of the teacher (the dense network), where there is one.
     """
 
-    ratios: tuple[float, ...] = (0.7, 0.85, 0.95)
-    chosen: tuple[float, ...] = (0.85,)
+    ratios: tuple[float, ...] = (0.5, 0.65, 0.8)
+    chosen: tuple[float, ...] = (0.65,)
     seeds: tuple[int, ...] = (0, 1, 2)
     bits: tuple[int, ...] = (8, 4)
     alone: tuple[int, ...] = (8, 6, 4, 3, 2)
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=2, lr=0.04))
     qat: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1, lr=0.005))
+    limits: Limits = field(default_factory=lambda: Limits(round_to=4, max_layer_ratio=0.85))
     weight: float = 0.7
 
 
@@ -139,11 +141,10 @@ def chains(settings: Settings, seed: int, control: Path, work: Path) -> Iterator
         lessons = DistillConfig(
             weight=settings.weight if taught else 0.0, teachers=(str(control),), cache=str(work / "answers")
         )
-        limits = Limits(round_to=8)
         config = CompressConfig(
             train=finetune,
-            slim=SlimConfig(ratio=ratio, limits=limits),
-            prune=PruneConfig(ratio=ratio, limits=limits),
+            slim=SlimConfig(ratio=ratio, limits=settings.limits),
+            prune=PruneConfig(ratio=ratio, limits=settings.limits),
             finetune=finetune,
             distill=lessons,
             quantize=QuantizeConfig(bits=bits),
