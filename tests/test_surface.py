@@ -18,7 +18,19 @@ CLI_PARTS = {
     "app", "budget", "chain", "classifier", "common", "flags", "masks", "memory", "progress", "record", "resolve",
     "start", "steps", "units",
 }  # fmt: skip
-MODEL_PARTS = {"blocks", "complexity", "fold", "groups", "mode", "narrow", "quant", "rounding", "spec", "zoo"}
+MODEL_PARTS = {
+    "blocks",
+    "complexity",
+    "fold",
+    "groups",
+    "mode",
+    "narrow",
+    "placing",
+    "quant",
+    "rounding",
+    "spec",
+    "zoo",
+}
 
 FORBIDDEN = {
     "pickle": r"\b(?:c?[Pp]ickle|dill|joblib|shelve|marshal)\b(?!d|s)",

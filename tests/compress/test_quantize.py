@@ -8,7 +8,8 @@ from slimfer.compress.config import QuantizeConfig
 from slimfer.compress.quantize import RANGES, Observed, calibrate, freeze, min_max, mse, percentile, quantize
 from slimfer.errors import InputError
 from slimfer.metrics import sqnr_db
-from slimfer.model.quant import ActivationQuantizer, place
+from slimfer.model.placing import place
+from slimfer.model.quant import ActivationQuantizer
 from slimfer.model.spec import NetSpec
 from slimfer.model.zoo import build
 from slimfer.train.checkpoint import Checkpoint

@@ -7,15 +7,8 @@ from torch import nn
 
 import networks
 from slimfer.errors import InputError
-from slimfer.model.quant import (
-    ActivationQuantizer,
-    QuantConv2d,
-    QuantLinear,
-    affine,
-    place,
-    quant_layers,
-    split_state,
-)
+from slimfer.model.placing import place, quant_layers, split_state
+from slimfer.model.quant import ActivationQuantizer, QuantConv2d, QuantLinear, affine
 from slimfer.model.spec import NetSpec
 from slimfer.model.zoo import build
 from slimfer.preprocess import SCALE, ZERO_POINT, normalize

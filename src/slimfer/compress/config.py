@@ -269,7 +269,8 @@ class QuantizeConfig:
         images: training pictures for calibration.
         ranges: how a range is chosen from what was seen: `minmax`, `percentile` or `mse` (least squares).
         equalize: cross-layer equalization before anything else.
-        correct_bias: whether to take the shift of each layer's mean off its bias.
+        correct_bias: whether to take the shift of each channel's mean off its bias.
+        correct_gain: whether to take the shrinkage of each channel's signal off its scale.
     """
 
     bits: int = 8
@@ -280,6 +281,7 @@ class QuantizeConfig:
     ranges: Ranges = "minmax"
     equalize: bool = False
     correct_bias: bool = True
+    correct_gain: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

@@ -23,7 +23,8 @@ from torch import fx
 
 from slimfer.compress.config import QatConfig
 from slimfer.errors import InputError
-from slimfer.model.quant import ActivationQuantizer, learns, quant_layers, split_state
+from slimfer.model.placing import learns, quant_layers, split_state
+from slimfer.model.quant import ActivationQuantizer
 from slimfer.train.checkpoint import Checkpoint
 
 
@@ -72,4 +73,3 @@ def _graph(checkpoint: Checkpoint) -> fx.GraphModule:
     graph = checkpoint.build()
     assert isinstance(graph, fx.GraphModule)
     return graph
-

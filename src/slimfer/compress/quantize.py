@@ -22,20 +22,15 @@ from torch import Tensor, fx
 from slimfer.compress.config import QuantizeConfig
 from slimfer.data.frames import Frames
 from slimfer.errors import InputError
-from slimfer.model.quant import (
-    ActivationQuantizer,
-    QuantConv2d,
-    QuantLinear,
-    affine,
-    place,
-    quant_layers,
-)
+from slimfer.model.placing import place, quant_layers
+from slimfer.model.quant import ActivationQuantizer, QuantConv2d, QuantLinear, affine
 from slimfer.preprocess import normalize
 from slimfer.train.checkpoint import Checkpoint
 
 MIN_IMAGES = 16
 SAMPLE = 16_384  # values kept per tensor and batch
 CORRECTION_IMAGES = 256
+LARGEST_GAIN = 2.0  # a channel that needs more has lost its signal
 # Shares of the full range that the searches try.
 SHRINK = tuple(1 - 0.02 * step for step in range(40))
 WEIGHT_SHARES = tuple(1 - 0.02 * step for step in range(46))
@@ -127,9 +122,10 @@ def quantize(
     with torch.no_grad():
         calibrate(graph, frames, RANGES[config.ranges], batch_size=batch_size, seed=seed)
         freeze(graph)
-        if config.correct_bias:
+        if config.correct_bias or config.correct_gain:
             some = np.random.default_rng(seed).permutation(len(frames))[:CORRECTION_IMAGES]
-            correct_biases(graph, to_tensor(frames.take(np.sort(some))))
+            x = to_tensor(frames.take(np.sort(some)))
+            correct(graph, x, shifts=config.correct_bias, gains=config.correct_gain)
         for layer in quant_layers(graph):
             layer.module.round_bias(float(layer.source.scale))
     record = asdict(replace(config, images=len(frames)))
@@ -223,11 +219,58 @@ def least_squares_scale(weight: Tensor, limit: int) -> Tensor:
     return best.flatten()
 
 
-def correct_biases(graph: fx.GraphModule, x: Tensor) -> None:
-    """Move biases so that each channel's mean on `x` is what it is in the float network."""
-    means = _Means(graph)
-    means.run(x)
-    _Corrector(graph, means.of).run(x)
+@torch.no_grad()
+def correct(graph: fx.GraphModule, x: Tensor, *, shifts: bool = True, gains: bool = True) -> None:
+    """Give each channel of each layer the mean and the gain on `x` that it has in the float network.
+
+    Both networks run side by side; a layer is corrected before anything behind it is computed. With f and q, a
+    channel's outputs in the float and in the quantized network, the channel is multiplied by `var(f) / cov(f, q)`, so
+    that q follows f with slope 1: its scale takes the factor, its integers stay. Then its bias takes the rest of
+    `mean(f) - mean(q)`. Layers that are called more than once are left alone.
+
+    Args:
+        graph: calibrated and frozen.
+        x: (N, C, H, W) normalized pixels.
+        shifts: whether to correct means.
+        gains: whether to correct gains.
+    """
+    calls = [str(node.target) for node in graph.graph.nodes]
+    network, reference = fx.Interpreter(graph), _Float(graph)
+    for run in (network, reference):
+        run.env, run.args_iter = {}, iter([x])
+    for node in graph.graph.nodes:
+        value, expected = network.run_node(node), reference.run_node(node)
+        if _is_layer(graph, node) and calls.count(str(node.target)) == 1:
+            value = _corrected(graph.get_submodule(node.target), value, expected, shifts, gains)
+        network.env[node], reference.env[node] = value, expected
+        for used in network.user_to_last_uses.get(node, ()):
+            del network.env[used], reference.env[used]
+
+
+def _is_layer(graph: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), (QuantConv2d, QuantLinear))
+
+
+def _corrected(layer: Any, value: Tensor, expected: Tensor, shifts: bool, gains: bool) -> Tensor:
+    """Correct one layer and return what it computes then."""
+
+    def along(x: Tensor, dim: int, dims: int) -> Tensor:
+        return x.view(*(-1 if axis == dim else 1 for axis in range(dims)))
+
+    dims = [axis for axis in range(value.dim()) if axis != 1]
+    bias = along(layer.bias, 1, value.dim())
+    if gains:
+        f, q = expected - expected.mean(dims, keepdim=True), value - value.mean(dims, keepdim=True)
+        common = (f * q).mean(dims)
+        gain = torch.where(common > 0, f.square().mean(dims) / common, 1.0).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
+        layer.weight_scale *= gain
+        layer.weight *= along(gain, 0, layer.weight.dim())
+        value = (value - bias) * along(gain, 1, value.dim()) + bias
+    if shifts:
+        shift = (expected - value).mean(dims)
+        layer.bias += shift
+        value = value + along(shift, 1, value.dim())
+    return value
 
 
 class _Float(fx.Interpreter):
@@ -255,39 +298,3 @@ class _Observer(_Float):
         if isinstance(module, ActivationQuantizer) and not module.scale > 0:
             self.seen.setdefault(target, Observed()).add(args[0], self.generator)
         return super().call_module(target, args, kwargs)
-
-
-def _channel_means(x: Tensor) -> Tensor:
-    return x.mean((0, *range(2, x.dim())))
-
-
-class _Means(_Float):
-    """Notes the mean of each channel of each layer's output, by node."""
-
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph)
-        self.of: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.op == "call_module" and isinstance(self.fetch_attr(str(n.target)), (QuantConv2d, QuantLinear)):
-            self.of[n.name] = _channel_means(value)
-        return value
-
-
-class _Corrector(fx.Interpreter):
-    """Runs the quantized network and moves each bias before the next layer is computed."""
-
-    def __init__(self, graph: fx.GraphModule, means: Mapping[str, Tensor]) -> None:
-        super().__init__(graph)
-        self.means = means
-        calls = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
-        self.shared = {target for target in calls if calls.count(target) > 1}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name not in self.means or n.target in self.shared:
-            return value
-        shift = self.means[n.name] - _channel_means(value)
-        self.fetch_attr(str(n.target)).bias += shift
-        return value + shift.view(1, -1, *(1,) * (value.dim() - 2))

@@ -25,7 +25,8 @@ from slimfer.export.body import Body
 from slimfer.export.pack import Pool
 from slimfer.model.fold import fold
 from slimfer.model.groups import CAT_FUNCTIONS
-from slimfer.model.quant import RESHAPES, ActivationQuantizer, QuantConv2d, QuantLinear
+from slimfer.model.placing import RESHAPES
+from slimfer.model.quant import ActivationQuantizer, QuantConv2d, QuantLinear
 from slimfer.preprocess import SCALE, ZERO_POINT
 from slimfer.train.checkpoint import Checkpoint
 from slimfer.version import VERSION

@@ -31,7 +31,8 @@ from slimfer.errors import InputError, VerificationError
 from slimfer.export.onnx import to_onnx
 from slimfer.export.pack import stored_bits
 from slimfer.metrics import sqnr_db
-from slimfer.model.quant import ActivationQuantizer, QuantConv2d, QuantLinear, quant_layers
+from slimfer.model.placing import quant_layers
+from slimfer.model.quant import ActivationQuantizer, QuantConv2d, QuantLinear
 from slimfer.runtime.openvino import OpenVinoSession
 from slimfer.runtime.session import SILENT, Session
 from slimfer.timing import interleave

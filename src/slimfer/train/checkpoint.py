@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slimfer.errors import InputError
 from slimfer.files import atomic_write
-from slimfer.model.quant import load_quantized, split_state
+from slimfer.model.placing import load_quantized, split_state
 from slimfer.model.spec import NetSpec
 from slimfer.model.zoo import build
 
