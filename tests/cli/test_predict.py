@@ -32,6 +32,15 @@ def test_json_is_one_array_with_a_status_for_each(slimfer, artifact: Path, folde
     assert (cut["status"], cut["faces"]) == ("unreadable", [])
 
 
+def test_both_runtimes_read_alike(slimfer, artifact: Path, folder: Path) -> None:
+    scores = []
+    for runtime in ("onnxruntime", "openvino"):
+        done = slimfer("predict", str(folder / "a.png"), "-m", str(artifact), "--runtime", runtime, "--json")
+        assert done.returncode == 0, done.stderr
+        scores.append(list(json.loads(done.stdout)[0]["faces"][0]["scores"].values()))
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+
+
 def test_recursive_goes_deeper(slimfer, artifact: Path, folder: Path) -> None:
     done = slimfer("predict", str(folder), "-r", "-m", str(artifact), "--format", "jsonl")
     names = [Path(json.loads(line)["path"]).name for line in done.stdout.splitlines()]

@@ -188,6 +188,22 @@ def test_bench_compares_with_the_first(inside, checkpoint: Path, artifact: Path,
     assert float(other["rss_mb"]) < float(control["rss_mb"]), "onnxruntime alone needs less memory than torch"
 
 
+def test_artifacts_run_in_openvino_too(inside, checkpoint: Path, artifact: Path, faces: Path) -> None:
+    first, second = (
+        json.loads(inside("evaluate", str(artifact), "--data", str(faces), "--runtime", name, "--json").stdout)
+        for name in ("onnxruntime", "openvino")
+    )
+    assert first["nll"] == pytest.approx(second["nll"], rel=1e-5)
+    done = inside(
+        "bench", str(checkpoint), str(artifact), "--runtime", "onnxruntime", "--runtime", "openvino",
+        "--num-bench-iter", "2", "--min-time", "1ms", "--batch-size", "2", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    stages = json.loads(done.stdout)["stages"]
+    assert [stage["runtime"] for stage in stages] == ["torch", "onnxruntime", "openvino"]
+    assert [stage["name"] for stage in stages] == [str(checkpoint), f"{artifact} onnxruntime", f"{artifact} openvino"]
+
+
 def test_report_of_a_run(inside, trained: Path) -> None:
     done = inside("report", str(trained), "--json")
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +12,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.table import Table
 
-from slimfer.cli.classifier import Classifier, open_classifier
+from slimfer.cli.classifier import Classifier, RuntimeName, open_classifier
 from slimfer.cli.common import Answer, Common, table
 from slimfer.cli.memory import peak_megabytes
+from slimfer.cli.resolve import ArtifactFile, resolve
 from slimfer.cli.units import Milliseconds
 from slimfer.errors import InputError
 from slimfer.files import write_text
@@ -28,6 +30,8 @@ COLUMNS = (
     "runtime", "cpu",
 )  # fmt: skip
 
+RUNTIMES = "What runs artifacts; named twice, each has its row. openvino is an extra, slimfer[openvino]."
+
 
 def bench(
     model: str,
@@ -38,6 +42,9 @@ def bench(
     num_warm_iter: Annotated[int, Parameter(validator=Number(gte=0))] = 3,
     min_time: Annotated[Milliseconds, Parameter(show_default="20ms")] = 20.0,
     results_file: Path | None = None,
+    runtime: Annotated[
+        list[RuntimeName] | None, Parameter(help="What runs artifacts; twice for a row in each.")
+    ] = None,
     common: Common = Common(),
 ) -> Answer:
     """Compare models in one interleaved run: size, parameters, MACs, latency, throughput, memory.
@@ -52,22 +59,23 @@ def bench(
         num_warm_iter: calls before the clock starts.
         min_time: time of each turn, with its unit.
         results_file: csv with timm's column names.
+        runtime: see flags.
         common: see `Common`.
     """
     names = (model, *models)
     if repeated := [name for name in names if names.count(name) > 1]:
         raise InputError(f"{repeated[0]} is named twice")
-    memory = {name: peak_megabytes(name, common) for name in names}
-    classifiers = [open_classifier(name, common, trained=False) for name in names]
+    contestants = [one for name in names for one in _opened(name, runtime or ["onnxruntime"], common)]
+    classifiers = [classifier for classifier, _ in contestants]
     latency = _time(classifiers, 1, num_bench_iter, num_warm_iter, min_time / 1000)
     bulk = _time(classifiers, batch_size, num_bench_iter, num_warm_iter, min_time / 1000)
     stages = [
         one.stage(
             latency_ms=latency[one.name].to_dict(),
             throughput=rate(bulk[one.name], batch_size),
-            rss_mb=memory[one.name],
+            rss_mb=memory,
         )
-        for one in classifiers
+        for one, memory in contestants
     ]
     settings = {"threads": common.thread_count(), "batch_size": batch_size}
     results = {"format": FORMAT, "kind": "bench", "machine": machine(), "versions": versions(), **settings}
@@ -75,6 +83,16 @@ def bench(
     if results_file:
         write_text(results_file, _csv(stages, classifiers, settings))
     return Answer(results, (_view(stages), _told(results)))
+
+
+def _opened(name: str, runtimes: list[RuntimeName], common: Common) -> Iterator[tuple[Classifier, float | None]]:
+    """Open MODEL in each runtime, or in torch once, and measure its memory; yield both."""
+    many = isinstance(resolve(name), ArtifactFile) and len(runtimes) > 1
+    for runtime in runtimes if many else runtimes[:1]:
+        classifier = open_classifier(name, common, trained=False, runtime=runtime)
+        if many:
+            classifier = replace(classifier, name=f"{name} {runtime}")
+        yield classifier, peak_megabytes(name, common, runtime)
 
 
 def _time(classifiers: Sequence[Classifier], batch: int, rounds: int, warmup: int, seconds: float) -> dict[str, Timing]:

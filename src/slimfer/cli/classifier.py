@@ -1,8 +1,10 @@
-"""One face for everything that classifies: checkpoints and untrained networks in torch, artifacts in onnxruntime."""
+"""One face for everything that classifies: checkpoints and untrained networks in torch, artifacts in their runtimes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from slimfer.cli.common import Common, torch_device
 from slimfer.cli.resolve import ArtifactFile, CheckpointFile, Network, resolve
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from slimfer.data.frames import Frames
     from slimfer.train.checkpoint import Checkpoint
 
+RuntimeName = Literal["onnxruntime", "openvino"]
+Runtime = Annotated[RuntimeName, Parameter(help="What runs an artifact; openvino is an extra, slimfer[openvino].")]
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -23,7 +28,7 @@ class Classifier:
 
     Attributes:
         name: as the user called it.
-        runtime: `torch` or `onnxruntime`.
+        runtime: `torch`, `onnxruntime` or `openvino`.
         labels: class names in the order of the outputs.
         channels: 1 (gray) or 3 (RGB).
         image: height and width in pixels.
@@ -53,20 +58,23 @@ class Classifier:
         return {"name": self.name, "title": title, "runtime": self.runtime, **self.cost, **measured}
 
 
-def open_classifier(text: str, common: Common, *, trained: bool = True) -> Classifier:
+def open_classifier(
+    text: str, common: Common, *, trained: bool = True, runtime: RuntimeName = "onnxruntime"
+) -> Classifier:
     """Open whatever MODEL names, on one thread unless the flags say otherwise.
 
     Args:
         text: MODEL.
         common: the flags.
         trained: refuse networks without trained weights.
+        runtime: of artifacts; checkpoints run in torch.
 
     Raises:
         InputError: if it names nothing, the file is damaged, or it is untrained and must not be.
     """
     model = resolve(text)
     if isinstance(model, ArtifactFile):
-        return _artifact(text, model, common.thread_count())
+        return _artifact(text, model, common.thread_count(), runtime)
     if isinstance(model, Network) and trained:
         raise InputError(f"{text} is an untrained network; first: slimfer train --model {text}")
     return from_checkpoint(text, _checkpoint(model), torch_device(common, threads=1))
@@ -134,11 +142,9 @@ def _checkpoint(model: CheckpointFile | Network) -> "Checkpoint":
     return initial(NetSpec(model.name), EMOTIONS, seed=0)
 
 
-def _artifact(name: str, model: ArtifactFile, threads: int) -> Classifier:
-    from slimfer.artifact import open_artifact
-    from slimfer.runtime.session import Session
+def _artifact(name: str, model: ArtifactFile, threads: int, runtime: RuntimeName) -> Classifier:
+    from slimfer.runtime.openvino import RUNTIMES
 
-    artifact = open_artifact(model.path)
-    session = Session(artifact, threads=threads)
-    cost = {"bytes": len(artifact.data)}
-    return Classifier(name, "onnxruntime", artifact.labels, artifact.channels, artifact.image, cost, session.run)
+    session = RUNTIMES[runtime](model.path, threads=threads)
+    cost = {"bytes": len(session.artifact.data)}
+    return Classifier(name, runtime, session.labels, session.channels, session.image, cost, session.run)

@@ -5,6 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from slimfer.cli.classifier import Runtime, open_classifier, require_split
 from slimfer.cli.common import Answer, Common, table
 from slimfer.cli.flags import Votes
 from slimfer.report.numbers import percent, whole
@@ -18,6 +19,7 @@ def evaluate(
     split: str = "validation",
     votes: Votes = None,
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = 256,
+    runtime: Runtime = "onnxruntime",
     common: Common = Common(),
 ) -> Answer:
     """Judge a checkpoint or an .onnx artifact on a split: accuracy, macro-F1, calibration, each class.
@@ -28,13 +30,13 @@ def evaluate(
         split: which part of the data.
         votes: see flags.
         batch_size: pictures at a time.
+        runtime: see flags.
         common: see `Common`.
     """
-    from slimfer.cli.classifier import open_classifier, require_split
     from slimfer.data.loader import load
     from slimfer.metrics import score
 
-    classifier = open_classifier(model, common)
+    classifier = open_classifier(model, common, runtime=runtime)
     dataset = load(data, image=classifier.image, channels=classifier.channels, votes=votes)
     frames = require_split(dataset, split, classifier)
     scores = score(classifier.probabilities(frames, batch_size), frames.labels, frames.classes)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from slimfer.cli.classifier import Runtime, RuntimeName
 from slimfer.cli.common import Answer, Common, table
 from slimfer.cli.resolve import ArtifactFile, load_checkpoint, resolve
 from slimfer.errors import InputError
@@ -31,6 +32,7 @@ def predict(
     format: Literal["table", "jsonl", "csv"] = "table",
     recursive: Annotated[bool, Parameter(alias="-r")] = False,
     threshold: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.0,
+    runtime: Runtime = "onnxruntime",
     common: Common = Common(),
 ) -> Answer | None:
     """Read the expression of face crops; a picture that cannot be read is a status in the answer, not an error.
@@ -42,10 +44,11 @@ def predict(
         format: jsonl and csv print each answer as soon as it is there; --json prints one array.
         recursive: look into folders of folders, too.
         threshold: faces whose best score is below it are marked uncertain.
+        runtime: see flags.
         common: see `Common`.
     """
     sources = list(_sources((image, *images), recursive))
-    recognizer = _open(model, common, threshold)
+    recognizer = _open(model, common, threshold, runtime)
     predictions = _answers(recognizer, sources)
     if common.json:
         return Answer([prediction.to_dict() for prediction in predictions])
@@ -57,16 +60,19 @@ def predict(
     return None
 
 
-def _open(text: str, common: Common, threshold: float) -> "Recognizer":
+def _open(text: str, common: Common, threshold: float, runtime: RuntimeName) -> "Recognizer":
     """Open an artifact, or write the checkpoint as one in memory, so that both give the same answers."""
     from slimfer.runtime.predict import Recognizer
 
+    source: Path | bytes
     model = resolve(text, prefer="artifact")
     if isinstance(model, ArtifactFile):
-        return Recognizer(model.path, threads=common.thread_count(), threshold=threshold)
-    from slimfer.export.onnx import to_onnx
+        source = model.path
+    else:
+        from slimfer.export.onnx import to_onnx
 
-    return Recognizer(to_onnx(load_checkpoint(text)), threads=common.thread_count(), threshold=threshold)
+        source = to_onnx(load_checkpoint(text))
+    return Recognizer(source, threads=common.thread_count(), threshold=threshold, runtime=runtime)
 
 
 def _sources(names: tuple[str, ...], recursive: bool) -> Iterator[str]:

@@ -8,7 +8,7 @@ ResNet-18: 33 dB to onnxruntime, 1 label in 100); a network that has learnt to l
 import importlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from slimfer.artifact import INPUT, OUTPUT
@@ -61,6 +61,9 @@ class OpenVinoSession(Session):
                 return request.get_tensor(OUTPUT).data.copy()
 
         return answer, takes, gives
+
+
+RUNTIMES: Mapping[str, type[Session]] = {kind.runtime: kind for kind in (Session, OpenVinoSession)}
 
 
 def load() -> Any:

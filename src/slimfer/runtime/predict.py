@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from slimfer.artifact import Artifact
 from slimfer.errors import InputError
 from slimfer.images import read_image, to_pixels
-from slimfer.runtime.session import Session
+from slimfer.runtime.openvino import RUNTIMES
 
 Source = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -101,20 +101,28 @@ class Recognizer:
         'happy'
     """
 
-    def __init__(self, model: str | Path | bytes | Artifact, *, threads: int = 1, threshold: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: str | Path | bytes | Artifact,
+        *,
+        threads: int = 1,
+        threshold: float = 0.0,
+        runtime: Literal["onnxruntime", "openvino"] = "onnxruntime",
+    ) -> None:
         """Open a model.
 
         Args:
             model: path or bytes of an artifact.
             threads: CPU threads.
             threshold: faces whose best score is below are marked `uncertain`; in [0, 1].
+            runtime: what runs the model; openvino is an extra.
 
         Raises:
             InputError: if the model cannot be opened, or threads or threshold are out of range.
         """
         if not 0 <= threshold <= 1:
             raise InputError(f"threshold must be between 0 and 1, not {threshold}")
-        self.session = Session(model, threads=threads)
+        self.session = RUNTIMES[runtime](model, threads=threads)
         self.threshold = threshold
 
     @property
