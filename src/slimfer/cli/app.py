@@ -83,7 +83,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "dsd",
         "slimfer.cli.dsd:dsd",
-        "Train on under a mask of zeros, then without it, for accuracy (dense-sparse-dense training).",
+        "Train on under a mask of zeros, then without it (dense-sparse-dense training).",
         (
             "slimfer dsd runs/first --data faces/ --sparsity 0.3 --out runs/dsd",
             "slimfer dsd runs/first --data faces/ --control --out runs/control",
@@ -93,7 +93,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "prune",
         "slimfer.cli.prune:prune",
-        "Cut filters by their norm, redundancy or effect on the loss, or set single weights to zero.",
+        "Cut filters by their norm, redundancy or effect on the loss, or set single weights to zero; fine-tune if asked.",
         (
             "slimfer prune runs/first --data faces/ --ratio 0.5 --out runs/l1",
             "slimfer prune runs/first --data faces/ --criterion taylor --passes 3 --finetune-epochs 5 --out runs/small",
@@ -115,9 +115,10 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "quantize",
         "slimfer.cli.quantize:quantize",
-        "Turn a trained network into integers: calibrate on training pictures, freeze scales (static quantization).",
+        "Turn a trained network into integers, after training or by training on with them.",
         (
             "slimfer quantize runs/slim --data faces/ --out runs/int8",
+            "slimfer quantize runs/slim --bits 4 --activations 4 --qat --data faces/ --out runs/int4",
             "slimfer quantize --recipe runs/int8/recipe.toml -o b",
         ),
     ),

@@ -84,7 +84,7 @@ def dsd(
     steps: StepFlags = StepFlags(),
     common: Common = Common(),
 ) -> Answer:
-    """Train on under a mask that sets the smallest weights to zero, then without it (dense-sparse-dense training).
+    """Train on under a mask of zeros, then without it (dense-sparse-dense training).
 
     The network keeps its size and speed; the gain is accuracy, to be held against --control.
 
