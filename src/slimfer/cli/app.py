@@ -93,7 +93,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "prune",
         "slimfer.cli.prune:prune",
-        "Cut filters by their norm, redundancy or effect on the loss, or set single weights to zero; fine-tune if asked.",
+        "Cut filters by norm, redundancy or effect on the loss, or set single weights to zero; fine-tune if asked.",
         (
             "slimfer prune runs/first --data faces/ --ratio 0.5 --out runs/l1",
             "slimfer prune runs/first --data faces/ --criterion taylor --passes 3 --finetune-epochs 5 --out runs/small",

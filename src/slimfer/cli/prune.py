@@ -89,7 +89,7 @@ def prune(
     steps: StepFlags = StepFlags(),
     common: Common = Common(),
 ) -> Answer:
-    """Cut filters by their norm, redundancy or effect on the loss, or set single weights to zero; fine-tune if asked.
+    """Cut filters by norm, redundancy or effect on the loss, or set single weights to zero; fine-tune if asked.
 
     Cutting filters makes a smaller and faster network; single zeros make a file that zips better, and nothing faster.
 
