@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from slimfer.compress.config import CompressConfig, DistillConfig, DsdConfig, MaskConfig, PlannedStep, dsd_steps
+from slimfer.compress.config import CompressConfig, DistillConfig, DsdConfig, MaskConfig, dsd_steps
 from slimfer.compress.pipeline import run_steps
 from slimfer.data.frames import Dataset
 from slimfer.metrics import score
@@ -41,13 +41,12 @@ def run(settings: Settings, network: Checkpoint, dataset: Dataset, work: Path) -
         for seed in settings.seeds:
             dsd = replace(
                 settings.dsd,
+                control=sparsity is None,
                 sparse=replace(settings.dsd.sparse, seed=seed),
                 dense=replace(settings.dsd.dense, seed=seed),
             )
             config = CompressConfig(mask=MaskConfig(sparsity=sparsity or 0.0), dsd=dsd, distill=DistillConfig(weight=0))
-            steps: tuple[PlannedStep, ...] = dsd_steps(config)
-            if sparsity is None:
-                steps = tuple(step for step in steps if step.kind != "mask")
+            steps = dsd_steps(config)
             stages = run_steps(network, dataset, steps, work / f"seed{seed}-{sparsity or 'control'}")
             for key, stage in (("accuracies", stages[-1]), ("after_sparse", stages[-2])):
                 row[key].append(accuracy(stage.checkpoint))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import control, dsd, inference, leaks, masks, quantization, run, slimming_controls, trade_offs, train_speed
+from bench import control, dsd, inference, leaks, quantization, run, slimming_controls, trade_offs, train_speed
 from slimfer.compress.config import DsdConfig, Limits, SlimConfig
 from slimfer.compress.quantize import RANGES
 from slimfer.data.synthetic import synthetic
