@@ -22,7 +22,7 @@ from slimfer.errors import InputError
 from slimfer.protobuf import Field, encode, fields, message, text, varints
 from slimfer.shapes import ITEM_BYTES, MAX_RANK, RULES, Integers, Node, Shape, Tensor, infer
 
-FORMAT = 1
+FORMAT = 2  # 1: without packed weights; still read
 MAX_BYTES = 1 << 30
 MAX_NODES = 20_000
 MAX_EXPANDED = 1 << 31  # bytes of everything that the operators make for one picture, constants included
