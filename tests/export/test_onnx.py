@@ -128,9 +128,11 @@ def test_colour_is_named():
     assert (metadata["Image.BitmapPixelFormat"], metadata["channels"]) == ("Rgb8", "3")
 
 
-def test_six_lines_of_bare_onnxruntime_give_the_same_numbers(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(to_onnx(networks.integers()))
-    images = patterns(500, seed=9).images
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_six_lines_of_bare_onnxruntime_give_the_same_numbers(tmp_path, bits):
+    checkpoint = quantize(networks.learnt(), patterns(256, seed=2), QuantizeConfig(bits=bits))
+    (tmp_path / "model.onnx").write_bytes(to_onnx(checkpoint))
+    images = patterns(200, seed=9).images
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     bare = np.concatenate([session.run(["probabilities"], {"pixels": image[None]})[0] for image in images])
     ours = Session(tmp_path / "model.onnx")

@@ -15,7 +15,8 @@ from slimfer.export import pack, parity
 from slimfer.export.onnx import to_onnx
 from slimfer.export.pack import stored_bits
 from slimfer.export.parity import Check, centred, operators, require, verify
-from slimfer.model import quant
+from slimfer.model import placing
+from slimfer.model.quant import QuantConv2d
 from slimfer.model.spec import NetSpec
 from slimfer.train.checkpoint import Checkpoint
 
@@ -181,9 +182,9 @@ def test_a_float_artifact_of_a_quantized_network_fails_the_integer_check():
 
 def test_a_placement_that_does_not_fuse_fails_the_integer_check(monkeypatch):
     """Without a quantizer between operations, convolutions stay in float; the answers are as good."""
-    fuses = quant._fuses
+    fuses = placing._fuses
     monkeypatch.setattr(
-        quant, "_fuses", lambda graph, node: fuses(graph, node) or quant._is_module(graph, node, quant.QuantConv2d)
+        placing, "_fuses", lambda graph, node: fuses(graph, node) or placing._is_module(graph, node, QuantConv2d)
     )
     checkpoint = quantize(networks.learnt(), patterns(64))
     checks = by_name(verify(to_onnx(checkpoint), checkpoint, FRAMES))

@@ -184,7 +184,7 @@ def _stored(artifact: Artifact, net: fx.GraphModule) -> Check:
     layers = {layer.module for layer in quant_layers(net)}
     quantizers = sum(isinstance(module, ActivationQuantizer) for module in net.modules())
     weights = sum(layer.weight.numel() * stored_bits(int(layer.weight_bits)) / 8 for layer in layers)
-    told = sum(len(key) + len(value) + 8 for key, value in artifact.metadata.items())
+    told = sum(len(key) + len(value.encode()) + 8 for key, value in artifact.metadata.items())
     channels = sum(len(layer.weight) for layer in layers)
     rest = told + CHANNEL_BYTES * channels + LAYER_BYTES * (len(layers) + quantizers) + PACKING_BYTES
     bits = 8 * weights / sum(layer.weight.numel() for layer in layers)

@@ -50,7 +50,8 @@ class Session:
         except InputError:
             raise
         except Exception as error:  # the exceptions of runtimes have no common type below Exception
-            raise InputError(f"{self.artifact.path or 'model'}: {self.runtime} refuses it ({error})") from None
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self.artifact.path or 'model'}: {self.runtime} refuses it ({reason})") from None
         if takes != [self.channels, self.image, self.image] or gives != [len(self.labels)]:
             raise InputError(f"{self.artifact.path or 'model'}: the metadata does not fit the graph {takes} -> {gives}")
 
