@@ -129,4 +129,6 @@ def _train(
         recipe=tables,
         curves=[{"stage": "train", "rows": read_curve(run.path)}],
     )
-    return finish(run, results, f"slimfer slim {run.path} --data {recipe.data.source} --out {run.path}-slim")
+    # Slimming goes by the scales of batch normalization, which not every network has.
+    verb = "slim" if any(name.endswith("running_mean") for name in trained.weights) else "quantize"
+    return finish(run, results, f"slimfer {verb} {run.path} --data {recipe.data.source} --out {run.path}-{verb}")
