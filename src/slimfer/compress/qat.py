@@ -14,7 +14,7 @@ Departures from the papers: zero points stay as calibrated, and so do signs: als
 one learned scale. `ste` keeps each scale's share of the largest weight's, which for few bits is less than 1. `dorefa`
 has a grid that is symmetric and has a zero, its range per channel is that of calibration (there is no batch
 normalization behind it), and its weights are rescaled so that training starts from the integers of calibration. `pact`
-has no decay of its bounds.
+has no decay of its bounds, so it learns from values outside of them alone: calibrate with `percentile` or `mse`.
 """
 
 from dataclasses import asdict, replace

@@ -1,11 +1,16 @@
 """Static quantization after training: calibrate, freeze, correct.
 
 Calibration runs training pictures through the float network and notes what each quantizer would see; `RANGES` turns
-that into a range. Freezing fixes all scales. Then biases are corrected: quantization shifts the mean of each layer's
+that into a range. Freezing fixes all scales. Then layers are corrected: quantization shifts the mean of each channel's
 outputs, and the shift is measured on the calibration pictures and taken off the bias, layer by layer, each with all
 earlier ones already quantized and corrected (Nagel et al. 2019, arXiv 1906.04721, section 4.2, in its empirical form).
 
-Departure from the papers: ranges are searched on a sample of each tensor's values, not on a histogram. The default is
+With few bits it also shrinks signals: rounding with the least squared error is a projection, and no batch normalization
+behind it makes up for the loss, which multiplies from layer to layer. So each channel's gain is measured and corrected
+like its mean; the papers do not have this. On the slimmed ResNet-18 for FER2013 (67.97 % in float), weights of 2 bits
+keep 64.5 % with it and 13.8 % without; with 3 bits 67.6 and 40.0, with 4 bits 24 and 11 dB.
+
+Other departures: ranges are searched on a sample of each tensor's values, not on a histogram. The default is
 the full range: on a ResNet-18 for FER2013 it keeps 36.9 dB of the logits, the least-squares range 31.1 and the
 percentile 21.3 (898 validation faces, 512 for calibration); on small nets for synthetic faces the three are closer.
 """
@@ -20,6 +25,7 @@ import torch
 from torch import Tensor, fx
 
 from slimfer.compress.config import QuantizeConfig
+from slimfer.compress.equalize import equalize
 from slimfer.data.frames import Frames
 from slimfer.errors import InputError
 from slimfer.model.placing import place, quant_layers
@@ -117,6 +123,8 @@ def quantize(
         raise InputError(f"calibration needs at least {MIN_IMAGES} pictures, not {count}")
     graph = place(checkpoint.build())
     assign_bits(graph, config)
+    if config.equalize:
+        equalize(graph)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(calibration))[: config.images])
     frames = calibration.take(chosen)
     with torch.no_grad():

@@ -75,7 +75,7 @@ def place(net: nn.Module) -> fx.GraphModule:
             _insert(graph, node, pixels)
         elif _makes_values(graph, node) and not _fuses(graph, node) and not _is_last(node):
             _insert(graph, node, ActivationQuantizer())
-        elif (_is_module(graph, node, MOVES) or node.target in RESHAPES) and not _is_last(node):
+        elif _moves(graph, node) and not _is_last(node):
             source = node.args[0]
             if _is_module(graph, source, ActivationQuantizer):
                 _insert(graph, node, str(source.target))
@@ -102,7 +102,7 @@ def load_quantized(net: nn.Module, weights: Mapping[str, Tensor], quant: Mapping
                 module.learn(WEIGHT_RULES[int(code)])
     graph.load_state_dict({**bits, **weights, **quant})
     if learns(quant):
-        _drop_relus(graph)
+        _lighten(graph)
     return graph
 
 
@@ -111,14 +111,22 @@ def learns(quant: Mapping[str, Tensor]) -> bool:
     return any(name.endswith(".rule") for name in quant)
 
 
-def _drop_relus(graph: fx.GraphModule) -> None:
-    """Take out ReLUs whose only reader is a quantizer that clips at 0 itself: a seventh of a training step."""
+def _lighten(graph: fx.GraphModule) -> None:
+    """Take out of a network that learns what changes none of its answers.
+
+    A ReLU whose only reader is a quantizer that clips at 0 itself costs a seventh of a training step. A quantizer that
+    is applied once more behind max-pooling would stop the gradients of all values on the edge of its range.
+    """
     for node in list(graph.graph.nodes):
-        if _is_module(graph, node, ActivationQuantizer) and _is_module(graph, node.args[0], nn.ReLU):
-            relu, quantizer = node.args[0], graph.get_submodule(node.target)
-            if quantizer.zero_point == 0 and len(relu.users) == 1:
-                node.args = relu.args
-                graph.graph.erase_node(relu)
+        if not _is_module(graph, node, ActivationQuantizer):
+            continue
+        source, quantizer = node.args[0], graph.get_submodule(node.target)
+        if _moves(graph, source):
+            node.replace_all_uses_with(source)
+            graph.graph.erase_node(node)
+        elif _is_module(graph, source, nn.ReLU) and quantizer.zero_point == 0 and len(source.users) == 1:
+            node.args = source.args
+            graph.graph.erase_node(source)
     graph.recompile()
 
 
@@ -145,6 +153,8 @@ def quant_layers(graph: fx.GraphModule) -> Iterator[QuantLayer]:
     for node in graph.graph.nodes:
         if _is_module(graph, node, (QuantConv2d, QuantLinear)):
             source = node.args[0]
+            while _moves(graph, source):
+                source = source.args[0]
             if not _is_module(graph, source, ActivationQuantizer):
                 raise InputError(f"layer {node.target} reads {source}, which cannot be quantized")
             layer, quantizer = graph.get_submodule(node.target), graph.get_submodule(str(source.target))
@@ -168,6 +178,11 @@ def _is_module(graph: fx.GraphModule, node: object, kinds: type[nn.Module] | tup
         and node.op == "call_module"
         and isinstance(graph.get_submodule(str(node.target)), kinds)
     )
+
+
+def _moves(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether the values of `node` are values of its input."""
+    return _is_module(graph, node, MOVES) or (isinstance(node, fx.Node) and node.target in RESHAPES)
 
 
 def _makes_values(graph: fx.GraphModule, node: fx.Node) -> bool:
