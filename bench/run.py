@@ -71,9 +71,12 @@ def _dsd(options: argparse.Namespace) -> dict[str, Any]:
 
 def _trade_offs(options: argparse.Namespace) -> dict[str, Any]:
     settings = trade_offs.SMOKE if options.smoke else trade_offs.Settings()
-    _, faces = _network_and_faces(options)
+    start, faces = _network_and_faces(options)
+    teachers = [str(model) for model in options.models] or [str(options.control)]
     command = f"python -m bench.run trade_offs --control {options.control} --data {options.data}"
-    return trade_offs.run(settings, options.control, faces, options.work / "trade_offs", command)
+    if options.models:
+        command += f" --models {' '.join(teachers)}"
+    return trade_offs.run(settings, start, teachers, faces, options.work / "trade_offs", command)
 
 
 def _masks(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""Accuracy against bytes: slimming alone, integers alone, both, both with a teacher, and both in other orders.
+"""Accuracy against bytes: slimming alone, integers alone, both, both with teachers, and both in other orders.
 
-Every way starts from the same dense network and trains for as many epochs in sum: `finetune` in float and `qat` with
-integers. Sizes are those of the files that are written, accuracies are those files' own, in onnxruntime. A run that is
-killed goes on where it stopped: every chain is a folder under `--work`.
+Every way starts from the same network and trains for as many epochs in float, the dense control as well, so that none
+gains by training alone; below 8 bits some epochs with integers follow. Sizes are those of the files that are written,
+accuracies are those files' own, in onnxruntime. A run that is killed goes on where it stopped: every chain is a folder
+under `--work`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from slimfer.train.config import TrainConfig
 
 SLIM, INTEGERS, BOTH, TAUGHT = "slimming alone", "integers alone", "both", "both, with a teacher"
 ORDERS = "both, in other orders"
+DENSE = "dense"  # the chain that only trains on
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Settings:
         finetune: the training in float after a cut.
         qat: the training with integers, below 8 bits.
         limits: of every cut.
-        weight: of the teacher (the dense network), where there is one.
+        weight: of the teachers, where there are any.
     """
 
     ratios: tuple[float, ...] = (0.5, 0.65, 0.8)
@@ -86,18 +88,22 @@ class Chain:
     after: str = ""
 
 
-def run(settings: Settings, control: Path, dataset: Dataset, work: Path, command: str) -> dict[str, Any]:
-    """Run all chains and return results of kind `study`, the dense network first.
+def run(
+    settings: Settings, start: Checkpoint, teachers: Sequence[str], dataset: Dataset, work: Path, command: str
+) -> dict[str, Any]:
+    """Run all chains and return results of kind `study`, the dense network, trained as long as the others, first.
 
     Args:
         settings: what is compared.
-        control: checkpoint of the dense network.
+        start: the dense network.
+        teachers: of the ways that have some.
         dataset: has `train` and `validation`.
         work: folder for the chains.
         command: how to run it again.
     """
-    dense, validation = Checkpoint.load(control), dataset["validation"]
+    validation = dataset["validation"]
     points: dict[tuple[str, str], dict[str, Any]] = {}
+    stages: list[dict[str, Any]] = []
 
     def scored(checkpoint: Checkpoint) -> tuple[int, dict[str, Any]]:
         model = to_onnx(checkpoint)
@@ -105,41 +111,43 @@ def run(settings: Settings, control: Path, dataset: Dataset, work: Path, command
         return len(model), score(answers, validation.labels, validation.classes)
 
     for seed in settings.seeds:
-        ends = {"": dense}
-        for chain in chains(settings, seed, control, work):
+        ends = {"": start}
+        for chain in chains(settings, seed, teachers, work):
             folder = work / f"seed{seed}" / chain.name
             ends[chain.name] = run_steps(ends[chain.after], dataset, chain.steps, folder)[-1].checkpoint
             if not chain.series:
                 continue
             size, scores = scored(ends[chain.name])
+            if chain.name == DENSE and seed == settings.seeds[0]:
+                stages = [{"name": "dense", "title": "Dense, fp32, onnxruntime", "bytes": size, "scores": scores}]
             point = {"series": chain.series, "label": chain.label, "bytes": [], "accuracies": [], "seeds": []}
             point = points.setdefault((chain.series, chain.label), point)
             for key, value in (("bytes", size), ("accuracies", scores["accuracy"]), ("seeds", seed)):
                 point[key].append(value)
             told = f"{size:,} bytes, {100 * scores['accuracy']:.2f} %"
             print(f"{chain.series}: {chain.label}, seed {seed}: {told}", flush=True)
-    size, scores = scored(dense)
     return {
         "format": 1,
         "kind": "study",
-        "model": dense.spec.builder,
-        "labels": list(dense.labels),
+        "model": start.spec.builder,
+        "labels": list(start.labels),
+        "data": {"split": "validation", **{name: len(frames) for name, frames in dataset.items()}},
         "command": command,
         "recipe": asdict(settings),
-        "stages": [{"name": "dense", "title": "Dense, fp32, onnxruntime", "bytes": size, "scores": scores}],
+        "stages": stages,
         "trade_offs": [{**point, "bytes": round(float(np.mean(point["bytes"])))} for point in points.values()],
     }
 
 
-def chains(settings: Settings, seed: int, control: Path, work: Path) -> Iterator[Chain]:
+def chains(settings: Settings, seed: int, teachers: Sequence[str], work: Path) -> Iterator[Chain]:
     """Give the chains of one seed; all of them for the first, only the chosen ratios for the others."""
     first = seed == settings.seeds[0]
 
     def steps(*kinds: str, taught: bool = False, ratio: float = 0.0, bits: int = 8, epochs: int = 0) -> Any:
         finetune, qat = (replace(training, seed=seed) for training in (settings.finetune, settings.qat))
-        # The teacher's answers are the same for all chains of a seed, since they see the same pictures.
+        # Teachers' answers are the same for all chains of a seed, since they see the same pictures.
         lessons = DistillConfig(
-            weight=settings.weight if taught else 0.0, teachers=(str(control),), cache=str(work / "answers")
+            weight=settings.weight if taught else 0.0, teachers=tuple(teachers), cache=str(work / "answers")
         )
         config = CompressConfig(
             train=finetune,
@@ -152,6 +160,7 @@ def chains(settings: Settings, seed: int, control: Path, work: Path) -> Iterator
         )
         return tuple(PlannedStep(kind, config) for kind in kinds)
 
+    yield Chain(SLIM, "0 % cut", DENSE, steps("finetune"))
     for ratio in settings.ratios if first else settings.chosen:
         cut = f"{100 * ratio:.0f} % cut"
         for taught, series in ((False, BOTH), (True, TAUGHT)):
@@ -165,7 +174,7 @@ def chains(settings: Settings, seed: int, control: Path, work: Path) -> Iterator
     if first:
         for bits in settings.alone:
             kinds = ("quantize",) if bits > 4 else ("quantize", "qat")
-            yield Chain(INTEGERS, f"{bits} bits", f"alone-{bits}", steps(*kinds, bits=bits))
+            yield Chain(INTEGERS, f"{bits} bits", f"alone-{bits}", steps(*kinds, bits=bits), DENSE)
         yield from _orders(settings, steps)
 
 

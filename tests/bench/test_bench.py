@@ -194,7 +194,8 @@ def test_dsd_and_its_control_train_as_long_at_the_same_rates(few, narrow, tmp_pa
 def test_trade_offs_are_points_of_files_with_all_seeds_where_chosen(few, narrow, tmp_path):
     narrow.save(tmp_path / "dense.safetensors")
     settings = trade_offs.Settings((0.5,), (0.5,), (0, 1), (8, 4), (8,), ONE, ONE)
-    result = trade_offs.run(settings, tmp_path / "dense.safetensors", few, tmp_path / "work", "again")
+    teachers = [str(tmp_path / "dense.safetensors")]
+    result = trade_offs.run(settings, narrow, teachers, few, tmp_path / "work", "again")
     points = {(point["series"], point["label"]): point for point in result["trade_offs"]}
     assert {series for series, _ in points} == {
         trade_offs.SLIM, trade_offs.INTEGERS, trade_offs.BOTH, trade_offs.TAUGHT, trade_offs.ORDERS
@@ -204,7 +205,8 @@ def test_trade_offs_are_points_of_files_with_all_seeds_where_chosen(few, narrow,
         assert eight["seeds"] == four["seeds"] == [0, 1]
         assert four["bytes"] < eight["bytes"] < points[trade_offs.SLIM, "50 % cut"]["bytes"]
     assert len(trade_offs.table(result).rows) == len(points)
-    assert trade_offs.run(settings, tmp_path / "dense.safetensors", few, tmp_path / "work", "again") == result
+    assert points[trade_offs.SLIM, "0 % cut"]["bytes"] == result["stages"][0]["bytes"]
+    assert trade_offs.run(settings, narrow, teachers, few, tmp_path / "work", "again") == result
 
 
 def test_leaks_are_the_validation_pictures_that_training_has():
