@@ -7,7 +7,7 @@ from torch import nn
 
 import networks
 from slimfer.errors import InputError
-from slimfer.model.placing import place, quant_layers, split_state
+from slimfer.model.placing import load_quantized, place, quant_layers, split_state
 from slimfer.model.quant import ActivationQuantizer, QuantConv2d, QuantLinear, affine
 from slimfer.model.spec import NetSpec
 from slimfer.model.zoo import build
@@ -109,6 +109,28 @@ def test_gradients_pass_inside_the_range_and_stop_outside():
     quantizer(x).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_more_bits_have_finer_levels(bits):
+    quantizer = ActivationQuantizer(bits)
+    quantizer.set_range(-1, 2)
+    x = torch.linspace(-1, 2, 1001)
+    rounded = quantizer(x)
+    assert quantizer.bits == bits
+    assert quantizer.levels == 2**bits - 1
+    assert len(rounded.unique()) == 2**bits
+    assert (rounded - x).abs().max() <= 3 / (2**bits - 1) * 0.501 + float(quantizer.scale) / 2
+    quantizer.set_bits(2)
+    assert quantizer.levels == 3
+
+
+def test_numbers_from_before_activations_had_bits_are_read_as_eight():
+    graph = place(build(networks.case_spec("relu")))
+    weights, quant = split_state(graph)
+    old = {name: tensor for name, tensor in quant.items() if not name.endswith(".activation_bits")}
+    again = load_quantized(build(networks.case_spec("relu")), weights, old)
+    assert {module.bits for module in again.modules() if isinstance(module, ActivationQuantizer)} == {8}
 
 
 def placed(spec: NetSpec) -> list[str]:
