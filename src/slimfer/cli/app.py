@@ -115,7 +115,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "quantize",
         "slimfer.cli.quantize:quantize",
-        "Turn a trained network into integers, after training or by training on with them.",
+        "Turn a trained network into integers: calibrate on training pictures, freeze scales; train on if asked.",
         (
             "slimfer quantize runs/slim --data faces/ --out runs/int8",
             "slimfer quantize runs/slim --bits 4 --activations 4 --qat --data faces/ --out runs/int4",
