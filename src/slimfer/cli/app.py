@@ -119,7 +119,7 @@ VERBS: tuple[Verb, ...] = (
         (
             "slimfer quantize runs/slim --data faces/ --out runs/int8",
             "slimfer quantize runs/slim --bits 4 --activations 4 --qat --data faces/ --out runs/int4",
-            "slimfer quantize --recipe runs/int8/recipe.toml -o b",
+            "slimfer quantize --recipe runs/int8/recipe.toml --out runs/again",
         ),
     ),
     Verb(
