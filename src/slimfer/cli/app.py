@@ -125,7 +125,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "compress",
         "slimfer.cli.compress:compress",
-        "Do the whole job: train with the penalty, slim, fine-tune, quantize, verify, report.",
+        "Do the whole job: train with the penalty, slim, fine-tune, quantize (or any chain of steps), verify, report.",
         (
             "slimfer compress resnet18 --data faces/ --ratio 0.7 --bits 8 --out runs/small",
             "slimfer compress runs/sparse --data faces/ --ratio 0.8 --out runs/smaller",
