@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import networks
+from helpers import enliven
 from slimfer.errors import InputError
 from slimfer.model.placing import load_quantized, place, quant_layers, split_state
 from slimfer.model.quant import ActivationQuantizer, QuantConv2d, QuantLinear, affine
@@ -131,6 +132,57 @@ def test_numbers_from_before_activations_had_bits_are_read_as_eight():
     old = {name: tensor for name, tensor in quant.items() if not name.endswith(".activation_bits")}
     again = load_quantized(build(networks.case_spec("relu")), weights, old)
     assert {module.bits for module in again.modules() if isinstance(module, ActivationQuantizer)} == {8}
+
+
+def calibrated(name: str, bits: int) -> nn.Module:
+    """The network as it comes out of a checkpoint, with made-up ranges."""
+    graph = place(enliven(build(networks.case_spec(name) if name != "shared" else SHARED)))
+    for number, module in enumerate(graph.modules()):
+        if isinstance(module, ActivationQuantizer) and module.scale.isnan():
+            module.set_range(-0.7 - number / 20, 2.3)
+    for layer in quant_layers(graph):
+        layer.module.set_bits(bits)
+        layer.module.freeze(float(layer.source.scale))
+        layer.module.round_bias(float(layer.source.scale))
+    spec = networks.case_spec(name) if name != "shared" else SHARED
+    return load_quantized(build(spec), *split_state(graph))
+
+
+SHARED = NetSpec("helpers:planned", classes=3, image=16, args={"plan": ["shared"], "side": 16})
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("name", ["max_pool", "zero_pad", "depthwise", "dilated", "same", "cat", "gate", "shared"])
+def test_computing_with_integers_is_computing_with_what_they_stand_for(name, bits):
+    net = calibrated(name, bits)
+    x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    values = net(x).detach()
+    with torch.no_grad():
+        integers = net(x)
+    largest = float(values.abs().max())
+    # Rounding of float32 turns a level here and there.
+    assert (integers - values).abs().mean() < 1e-3 * largest
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net(x), integers)
+
+
+def test_a_layer_computes_the_sums_of_an_integer_runtime():
+    """Against int64 arithmetic."""
+    net = calibrated("max_pool", 4)
+    seen = {}
+    for layer in quant_layers(net):
+        layer.module.register_forward_hook(lambda m, i, out, name=layer.target: seen.update({name: (i[0], out)}))
+    with torch.no_grad():
+        net(torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1)))
+    for layer in quant_layers(net):
+        x, out = seen[layer.target]
+        module, scale = layer.module, float(layer.source.scale)
+        q = torch.round(x.double() / scale).long()
+        operate = module._conv_forward if isinstance(module, QuantConv2d) else nn.functional.linear
+        sums = operate(q.double(), module.integer_weight().double(), module.integer_bias(scale).double())
+        assert torch.equal(sums, sums.round())
+        unit = (module.weight_scale * layer.source.scale).view(-1, *(1,) * (out.dim() - 2))
+        assert torch.equal(out, sums.float() * unit)
 
 
 def placed(spec: NetSpec) -> list[str]:

@@ -7,6 +7,7 @@ quantizer of their input once more, which changes nothing. There is none after t
 """
 
 import operator
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -103,6 +104,11 @@ def load_quantized(net: nn.Module, weights: Mapping[str, Tensor], quant: Mapping
     graph.load_state_dict({**bits, **weights, **quant})
     if learns(quant):
         _lighten(graph)
+    found = list(quant_layers(graph))
+    calls = Counter(one.target for one in found)
+    for one in found:
+        if calls[one.target] == 1:
+            one.module.reads(one.source)
     return graph
 
 

@@ -6,7 +6,7 @@ nearest even, as in ONNX (Jacob et al. 2018, arXiv 1712.05877, section 2; Nagel 
 2 and 3). Where these layers stand in a network: `slimfer.model.placing`.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -84,13 +84,13 @@ class ActivationQuantizer(nn.Module):
     def settle(self) -> None:
         """Undo `learn`; the scale stays what it has become."""
         if self._rule != "fixed":
-            _replace_tensor(self, "scale", _positive(self.scale).detach())
+            _replace_tensor(self, "scale", positive(self.scale).detach())
             del self.rule
         self._rule = "fixed"
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x on the grid, same shape."""
-        return round_activation(x, _positive(self.scale), int(self.zero_point), self.levels, self._rule)
+        return round_activation(x, positive(self.scale), int(self.zero_point), self.levels, self._rule)
 
 
 def affine(low: float, high: float, levels: int = 255) -> tuple[float, int]:
@@ -120,8 +120,11 @@ class QuantizedWeight(nn.Module):
     uint8: how the weight is rounded while it learns. With `lsq`, `weight_scale` is a parameter whose absolute value
     counts; with `ste`, `weight_share` (out,) is what `weight_scale` was to the scale of the largest weight, and stays.
 
-    In evaluation a layer computes in float32 even under autocast: what a network of integers answers must not depend on
-    how it was trained.
+    Where no gradients are wanted, a layer that knows the quantizer it `reads` computes as an integer runtime does: with
+    integers, which float32 holds exactly, and one multiplication behind them, also under autocast. Computing with the
+    values that the integers stand for is off by as little as float32 rounds, but some values then round the other way,
+    and layer by layer more of them. Measured between this and onnxruntime, slimmed ResNet-18, weights of 4 and 2 bits,
+    activations of 4: 36 and 32 dB with values, 137 dB with integers.
     """
 
     weight: Tensor
@@ -138,6 +141,11 @@ class QuantizedWeight(nn.Module):
         self.register_buffer("weight_scale", weight.new_full((len(weight),), torch.nan))
         self.register_buffer("weight_bits", torch.tensor(checked_bits(bits), dtype=torch.uint8, device=weight.device))
         self._rule: WeightRule = "fixed"
+        self._source: tuple[ActivationQuantizer, ...] = ()
+
+    def reads(self, quantizer: ActivationQuantizer) -> None:
+        """Take note of the quantizer whose values are the input of every call."""
+        self._source = (quantizer,)  # in a tuple, so that it does not become a part of this layer
 
     def set_bits(self, bits: int) -> None:
         """Use `bits` in 2..8; scales have to be frozen afterwards."""
@@ -164,7 +172,9 @@ class QuantizedWeight(nn.Module):
         """Let the weight learn by `rule`, from the scales and the integers that are frozen now."""
         self.register_buffer("rule", torch.tensor(WEIGHT_RULES.index(rule), dtype=torch.uint8))
         if rule == "ste":
-            self.register_buffer("weight_share", self.weight_scale / self._largest().clamp_min(TINY))
+            # Channels of (nearly) zero weights have scales for their biases' sake.
+            share = self.weight_scale / self._largest().clamp_min(TINY)
+            self.register_buffer("weight_share", torch.where(share < 2, share, 1.0))
         elif rule == "lsq":
             _replace_tensor(self, "weight_scale", nn.Parameter(self.weight_scale))
         elif rule == "dorefa":
@@ -191,7 +201,7 @@ class QuantizedWeight(nn.Module):
 
     def scales(self) -> Tensor:
         """Return the scales (out,) as they are now."""
-        return self._largest() * self.weight_share if self._rule == "ste" else _positive(self.weight_scale)
+        return positive(self._largest() * self.weight_share if self._rule == "ste" else self.weight_scale)
 
     def rounded_weight(self) -> Tensor:
         """Return the weight on its grid, with the gradients of the rule; straight-through if there is none."""
@@ -209,19 +219,29 @@ class QuantizedWeight(nn.Module):
         scale = self.scales().view(-1, *(1,) * (self.weight.dim() - 1))
         return torch.round(self.rounded_weight().detach() / scale).to(torch.int8)
 
-    def integer_bias(self, input_scale: float) -> Tensor:
+    def integer_bias(self, input_scale: float | Tensor) -> Tensor:
         """Return the bias as int32 in units of input scale times weight scale."""
-        return torch.round(self.bias.detach().double() / (self.weight_scale.double() * input_scale)).to(torch.int32)
+        return torch.round(self.bias.detach().double() / (self.scales().detach().double() * input_scale)).to(
+            torch.int32
+        )
 
     def round_bias(self, input_scale: float) -> None:
-        """Put the bias on the grid of `integer_bias`.
-
-        Its step is far below one of the output, and yet it matters: wherever two versions of a network differ by a
-        little, some values round the other way, and layer by layer more of them. Measured on a trained ResNet-18: 31 dB
-        between this network and onnxruntime with biases that are not rounded, 50 dB with rounded ones.
-        """
+        """Put the bias on the grid of `integer_bias`."""
         with torch.no_grad():
             self.bias.copy_(self.integer_bias(input_scale) * (self.weight_scale.double() * input_scale))
+
+    def _compute(self, x: Tensor, operate: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """Return `operate(x, weight, bias)` with the rounded weight."""
+        if torch.is_grad_enabled():
+            return operate(x, self.rounded_weight(), self.bias)
+        with torch.autocast(x.device.type, enabled=False):
+            if not self._source:
+                return operate(x, self.rounded_weight(), self.bias)
+            scale = positive(self._source[0].scale)
+            integers = torch.round(x / scale)
+            weight, bias = self.integer_weight(), self.integer_bias(scale)
+            sums = operate(integers, weight.to(integers.dtype), bias.to(integers.dtype))
+            return sums * (self.scales() * scale).view(-1, *(1,) * (x.dim() - 2))
 
 
 class QuantConv2d(QuantizedWeight, nn.Conv2d):
@@ -239,8 +259,7 @@ class QuantConv2d(QuantizedWeight, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Conv2d`."""
-        with autocast_while(self.training, x):
-            return self._conv_forward(x, self.rounded_weight(), self.bias)
+        return self._compute(x, self._conv_forward)
 
     def float_forward(self, x: Tensor) -> Tensor:
         """Compute with the weight that is not rounded."""
@@ -259,20 +278,14 @@ class QuantLinear(QuantizedWeight, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Linear`."""
-        with autocast_while(self.training, x):
-            return F.linear(x, self.rounded_weight(), self.bias)
+        return self._compute(x, F.linear)
 
     def float_forward(self, x: Tensor) -> Tensor:
         """Compute with the weight that is not rounded."""
         return F.linear(x, self.weight, self.bias)
 
 
-def autocast_while(training: bool, x: Tensor) -> AbstractContextManager[object]:
-    """Return the context of a layer's arithmetic: autocast as it is in training, none in evaluation."""
-    return nullcontext() if training else torch.autocast(x.device.type, enabled=False)
-
-
-def _positive(scale: Tensor) -> Tensor:
+def positive(scale: Tensor) -> Tensor:
     """Return what a learned scale stands for; a step of the optimizer may carry it across 0."""
     return scale.abs().clamp_min(TINY)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 WeightRule = Literal["fixed", "ste", "lsq", "dorefa"]
 ActivationRule = Literal["fixed", "lsq", "pact"]
 DOREFA_START = 0.8  # tanh of the largest weight at the start: curved, but not flat
+DOREFA_DEAD = 1e-3  # a channel whose largest tanh is smaller does not fill its range: it is (nearly) zero
 PIECE = 1 << 17  # values; in float32 half a megabyte, which stays in the cache
 
 
@@ -64,7 +65,7 @@ def dorefa_weight(weight: Tensor, scale: Tensor, limit: int) -> Tensor:
     """
     scale = scale.view(-1, *(1,) * (weight.dim() - 1))
     t = torch.tanh(weight / (scale * limit))
-    largest = t.abs().amax(tuple(range(1, t.dim())), keepdim=True).clamp_min(torch.finfo(t.dtype).tiny)
+    largest = t.abs().amax(tuple(range(1, t.dim())), keepdim=True).clamp_min(DOREFA_DEAD)
     return _Round.apply(t / largest * limit) * scale  # type: ignore[no-untyped-call]
 
 
