@@ -39,7 +39,6 @@ class Settings:
         ("lsq", "lsq", 4, 8),
         ("lsq", "pact", 4, 4),
         ("lsq", "lsq", 4, 4),
-        ("lsq", "lsq", 3, 8),
         ("lsq", "lsq", 2, 8),
     )
     train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1, lr=0.005))

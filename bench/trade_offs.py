@@ -54,11 +54,11 @@ class Settings:
         weight: of the teachers, where there are any.
     """
 
-    ratios: tuple[float, ...] = (0.5, 0.65, 0.8)
+    ratios: tuple[float, ...] = (0.5, 0.65)
     chosen: tuple[float, ...] = (0.65,)
     seeds: tuple[int, ...] = (0, 1, 2)
     bits: tuple[int, ...] = (8, 4)
-    alone: tuple[int, ...] = (8, 6, 4, 3, 2)
+    alone: tuple[int, ...] = (8, 4, 2)
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=2, lr=0.04))
     qat: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1, lr=0.005))
     limits: Limits = field(default_factory=lambda: Limits(round_to=4, max_layer_ratio=0.85))
