@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from slimfer.compress.config import CompressConfig, DistillConfig, DsdConfig, MaskConfig, dsd_steps
+from slimfer.compress.config import CompressConfig, DistillConfig, DsdConfig, MaskConfig
 from slimfer.compress.pipeline import run_steps
+from slimfer.compress.plan import dsd_steps
 from slimfer.data.frames import Dataset
 from slimfer.metrics import score
 from slimfer.report.tables import Table

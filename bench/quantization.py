@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from slimfer.compress.config import CompressConfig, DistillConfig, PlannedStep, QatConfig, QuantizeConfig
+from slimfer.compress.config import CompressConfig, DistillConfig, QatConfig, QuantizeConfig
 from slimfer.compress.pipeline import run_steps
+from slimfer.compress.plan import PlannedStep
 from slimfer.compress.quantize import RANGES
 from slimfer.data.frames import Dataset
 from slimfer.metrics import score, sqnr_db

@@ -17,13 +17,13 @@ from slimfer.compress.config import (
     CompressConfig,
     DistillConfig,
     Limits,
-    PlannedStep,
     PruneConfig,
     QatConfig,
     QuantizeConfig,
     SlimConfig,
 )
 from slimfer.compress.pipeline import run_steps
+from slimfer.compress.plan import PlannedStep
 from slimfer.data.frames import Dataset
 from slimfer.export.onnx import to_onnx
 from slimfer.metrics import score

@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import dacite
 
-from slimfer.compress.config import KINDS, CompressConfig, PlannedStep, usual_steps
+from slimfer.compress.config import CompressConfig
+from slimfer.compress.plan import KINDS, PlannedStep, usual_steps
 from slimfer.errors import InputError
 
 
@@ -56,7 +57,7 @@ class Recipe(CompressConfig):
     Attributes:
         data: what is read.
         model: what a run starts from.
-        steps: the chain, one table per step: `do`, a key of `slimfer.compress.config.KINDS`, and any keys that go over
+        steps: the chain, one table per step: `do`, a key of `slimfer.compress.plan.KINDS`, and any keys that go over
             this step's table ([slim] for `slim`, ...) or, as tables, over other tables; empty = the usual chain.
     """
 
@@ -84,11 +85,12 @@ class Recipe(CompressConfig):
             raise InputError(f"step {number} does not say what to do: do = one of {', '.join(KINDS)}")
         planned = PlannedStep(kind, self.chain())  # refuses an unknown kind
         tables = [f.name for f in fields(CompressConfig)]
-        known = vars(getattr(self, KINDS[kind]))
+        table = KINDS[kind][0]
+        known = vars(getattr(self, table))
         own = {key: value for key, value in given.items() if key in known or key not in tables}
         others = {key: value for key, value in given.items() if key not in own}
         try:
-            merged = parse_recipe({**others, KINDS[kind]: {**others.get(KINDS[kind], {}), **own}}, self)
+            merged = parse_recipe({**others, table: {**others.get(table, {}), **own}}, self)
         except InputError as error:
             raise InputError(f"step {number} ({kind}): {error}") from None
         return replace(planned, config=merged.chain())

@@ -1,6 +1,7 @@
 import pytest
 
 from slimfer.cli.chain import parse_steps
+from slimfer.cli.compress import tables_of
 from slimfer.errors import InputError
 from slimfer.recipes import parse_recipe
 
@@ -37,3 +38,11 @@ def test_an_empty_line_is_no_chain():
 def test_what_cannot_be_read_is_named(text, message):
     with pytest.raises(InputError, match=message):
         parse_steps(text)
+
+
+def test_what_is_recorded_plans_the_same_chain_and_no_more():
+    recipe = parse_recipe({"steps": list(parse_steps("slim:ratio=0.4 quantize:bits=4 qat:train.epochs=2"))})
+    tables = tables_of(recipe, recipe.plan(trained=True))
+    assert tables.keys() == {"train", "data", "model", "slim", "quantize", "qat", "distill", "steps"}
+    assert tables["train"] == {"seed": 0}
+    assert parse_recipe(tables).plan(trained=True) == recipe.plan(trained=True)

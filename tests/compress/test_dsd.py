@@ -10,8 +10,9 @@ import torch
 from compress.test_mask import QUICK, zeros
 from helpers import patterns
 from networks import learnt
-from slimfer.compress.config import CompressConfig, DistillConfig, DsdConfig, Limits, MaskConfig, SlimConfig, dsd_steps
+from slimfer.compress.config import CompressConfig, DistillConfig, DsdConfig, Limits, MaskConfig, SlimConfig
 from slimfer.compress.pipeline import run_steps
+from slimfer.compress.plan import dsd_steps
 from slimfer.compress.slim import slim
 from slimfer.errors import InputError
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from helpers import CLASSES, TINY, patterns
 from networks import learnt, untrained
-from slimfer.compress.config import CompressConfig, Criterion, Limits, PruneConfig, prune_steps
+from slimfer.compress.config import CompressConfig, Criterion, Limits, PruneConfig
+from slimfer.compress.plan import prune_steps
 from slimfer.compress.prune import CRITERIA, median_distances, prune, taylor_scores
 from slimfer.compress.surgery import channels_of, count_params
 from slimfer.errors import InputError

@@ -1,8 +1,9 @@
 """`slimfer compress`."""
 
 import sys
-from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -29,7 +30,8 @@ from slimfer.cli.flags import (
 from slimfer.cli.progress import Watch, showing
 from slimfer.cli.record import describe_data, document, finish
 from slimfer.cli.start import fresh_spec, name_start, open_start
-from slimfer.compress.config import CompressConfig, QuantizeConfig
+from slimfer.compress.config import QuantizeConfig
+from slimfer.compress.plan import KINDS, PlannedStep
 from slimfer.errors import VerificationError
 from slimfer.files import write_text
 from slimfer.recipes import Recipe
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
     from slimfer.data.frames import Dataset
     from slimfer.model.spec import NetSpec
     from slimfer.train.checkpoint import Checkpoint
-
-TABLES = ("data", "model", *(field.name for field in fields(CompressConfig)), "steps")
 
 
 def compress(
@@ -107,6 +107,15 @@ def compress(
         quantize=override(base.quantize, bits=bits),
         steps=base.steps if chain is None else parse_steps(chain),
     )
+    resolved = replace(
+        resolved,
+        qat=replace(base.qat, train=steps.over(base.qat.train, common.seed)),
+        dsd=replace(
+            base.dsd,
+            sparse=steps.over(base.dsd.sparse, common.seed),
+            dense=steps.over(base.dsd.dense, common.seed),
+        ),
+    )
     seed, parent = resolved.train.seed, origin.checkpoint or None
     with open_run(out, verb="compress", argv=sys.argv[1:], seed=seed, resume=resume, force=force, parent=parent) as run:
         checkpoint, dataset = open_start(resolved)
@@ -130,7 +139,8 @@ def _compress(
     from slimfer.report.page import write_report
 
     device = torch_device(common)
-    tables = recipe.tables(*TABLES)
+    planned = recipe.plan(trained=not isinstance(start, NetSpec))
+    tables = tables_of(recipe, planned)
     run.write_recipe(tables)
 
     def tell(line: str) -> None:
@@ -142,7 +152,7 @@ def _compress(
         stages = run_steps(
             start,
             dataset,
-            recipe.plan(trained=not isinstance(start, NetSpec)),
+            planned,
             run.path / "stages",
             device=device,
             watch=lambda name: Watch(show, run, name),
@@ -169,3 +179,10 @@ def _compress(
     except VerificationError as failure:
         return replace(answer, failure=failure)
     return answer
+
+
+def tables_of(recipe: Recipe, planned: Sequence[PlannedStep]) -> dict[str, Any]:
+    """Return the tables that decide what the steps do, for `recipe.toml` and the artifact, and the seed."""
+    used = {name for step in planned for name in KINDS[step.kind]}
+    chain = recipe.tables(*(["steps"] if recipe.steps else []))
+    return {"train": {"seed": recipe.train.seed}} | recipe.tables("data", "model", *sorted(used)) | chain

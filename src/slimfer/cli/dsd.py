@@ -23,7 +23,8 @@ from slimfer.cli.masks import MaskFlags
 from slimfer.cli.progress import Watch, showing
 from slimfer.cli.start import name_start
 from slimfer.cli.steps import finish_step, open_step
-from slimfer.compress.config import DsdConfig, MaskConfig, dsd_steps
+from slimfer.compress.config import DsdConfig, MaskConfig
+from slimfer.compress.plan import dsd_steps
 from slimfer.recipes import Recipe
 
 # Plain dense-sparse-dense training has no teacher unless the recipe says so.

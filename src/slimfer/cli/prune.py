@@ -26,7 +26,8 @@ from slimfer.cli.masks import MaskFlags
 from slimfer.cli.progress import Watch, showing
 from slimfer.cli.start import name_start
 from slimfer.cli.steps import finish_step, open_step
-from slimfer.compress.config import CompressConfig, Criterion, PlannedStep, PruneConfig, prune_steps, sparse_steps
+from slimfer.compress.config import CompressConfig, Criterion, PruneConfig
+from slimfer.compress.plan import PlannedStep, prune_steps, sparse_steps
 from slimfer.errors import InputError
 from slimfer.recipes import Recipe
 

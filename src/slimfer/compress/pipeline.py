@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimfer.compress.config import CompressConfig, PlannedStep
+from slimfer.compress.config import CompressConfig
 from slimfer.compress.distill import distillation
 from slimfer.compress.mask import Mask, mask
+from slimfer.compress.plan import PlannedStep
 from slimfer.compress.prune import prune
 from slimfer.compress.qat import finish_qat, prepare_qat
 from slimfer.compress.quantize import quantize
@@ -215,7 +216,7 @@ def _claim(folder: Path, start: Checkpoint | NetSpec, steps: Sequence[PlannedSte
         json.dumps(
             {
                 "start": start.digest() if isinstance(start, Checkpoint) else start.to_dict(),
-                "steps": [{"kind": step.kind, "config": _without_saves(asdict(step.config))} for step in steps],
+                "steps": [{"kind": step.kind, **_without_saves(step.settings())} for step in steps],
             }
         )
     )
