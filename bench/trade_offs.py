@@ -54,10 +54,10 @@ class Settings:
         weight: of the teachers, where there are any.
     """
 
-    ratios: tuple[float, ...] = (0.5, 0.65)
-    chosen: tuple[float, ...] = (0.65,)
+    ratios: tuple[float, ...] = (0.5,)
+    chosen: tuple[float, ...] = (0.5,)
     seeds: tuple[int, ...] = (0, 1, 2)
-    bits: tuple[int, ...] = (8, 4)
+    bits: tuple[int, ...] = (8, 4, 2)
     alone: tuple[int, ...] = (8, 4, 2)
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=2, lr=0.04))
     qat: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1, lr=0.005))
@@ -183,7 +183,7 @@ def _orders(settings: Settings, steps: Callable[..., tuple[PlannedStep, ...]]) -
 
     All train for as many epochs in sum.
     """
-    ratio, bits = settings.chosen[0], settings.bits[-1]
+    ratio, bits = settings.chosen[0], settings.bits[1]
     cut, values = f"{100 * ratio:.0f} % cut by L1, {bits} bits", {"ratio": ratio, "bits": bits}
     long, short = settings.finetune.epochs, settings.qat.epochs
     before = steps("prune", "finetune", "quantize", "qat", **values)
