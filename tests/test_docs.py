@@ -20,6 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CARDS = {
     "docs/methods/network_slimming.md": "slimming_controls",
+    "docs/methods/chains.md": "trade_offs",
     "docs/methods/dsd.md": "dsd",
     "docs/methods/microexpnet.md": "microexpnet",
     "docs/methods/pruning.md": "masks",

@@ -193,7 +193,7 @@ def test_dsd_and_its_control_train_as_long_at_the_same_rates(few, narrow, tmp_pa
 
 def test_trade_offs_are_points_of_files_with_all_seeds_where_chosen(few, narrow, tmp_path):
     narrow.save(tmp_path / "dense.safetensors")
-    settings = trade_offs.Settings((0.5,), (0.5,), (0, 1), (8, 4), (8,), ONE, ONE)
+    settings = trade_offs.Settings((0.5,), (0.5,), (0, 1), (8, 4), (8,), ONE, ONE, orders=True)
     teachers = [str(tmp_path / "dense.safetensors")]
     result = trade_offs.run(settings, narrow, teachers, few, tmp_path / "work", "again")
     points = {(point["series"], point["label"]): point for point in result["trade_offs"]}
