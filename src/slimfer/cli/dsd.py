@@ -20,9 +20,8 @@ from slimfer.cli.flags import (
     override,
 )
 from slimfer.cli.masks import MaskFlags
-from slimfer.cli.progress import Watch, showing
 from slimfer.cli.start import name_start
-from slimfer.cli.steps import finish_step, open_step
+from slimfer.cli.steps import finish_step, open_step, run_planned
 from slimfer.compress.config import DsdConfig, MaskConfig
 from slimfer.compress.plan import dsd_steps
 from slimfer.recipes import Recipe
@@ -102,8 +101,6 @@ def dsd(
         steps: see `StepFlags`.
         common: see `Common`.
     """
-    from slimfer.compress.pipeline import run_steps
-
     base = base_recipe(recipe, out, resume=resume, defaults=DEFAULTS)
     resolved = replace(
         base,
@@ -113,22 +110,12 @@ def dsd(
         dsd=phases.over(base.dsd, steps, common.seed),
     )
     tables, seed = ("mask", "dsd", "distill"), resolved.dsd.sparse.seed
-    with (
-        open_step(resolved, tables, out, common, seed=seed, resume=resume, force=force) as step,
-        showing(common) as show,
-    ):
-        stages = run_steps(
-            step.checkpoint,
-            step.dataset,
-            dsd_steps(resolved.chain()),
-            step.run.path / "stages",
-            device=step.device,
-            watch=lambda name: Watch(show, step.run, name),
-        )
+    with open_step(resolved, tables, out, common, seed=seed, resume=resume, force=force) as step:
+        stages = run_planned(step, dsd_steps(resolved.chain()), common)
         hint = f"slimfer dsd --recipe {out}/recipe.toml --control --out {out}-control"
         if resolved.dsd.control:
             hint = f"slimfer evaluate {out} --data {resolved.data.source}"
-        return finish_step(step, [(one.name, one.checkpoint, one.folder) for one in stages], hint)
+        return finish_step(step, stages, hint)
 
 
 def _without(config: MaskConfig, frozen: tuple[str, ...]) -> MaskConfig:

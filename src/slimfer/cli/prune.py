@@ -23,9 +23,8 @@ from slimfer.cli.flags import (
     override,
 )
 from slimfer.cli.masks import MaskFlags
-from slimfer.cli.progress import Watch, showing
 from slimfer.cli.start import name_start
-from slimfer.cli.steps import finish_step, open_step
+from slimfer.cli.steps import finish_step, open_step, run_planned
 from slimfer.compress.config import CompressConfig, Criterion, PruneConfig
 from slimfer.compress.plan import PlannedStep, prune_steps, sparse_steps
 from slimfer.errors import InputError
@@ -110,8 +109,6 @@ def prune(
         steps: see `StepFlags`.
         common: see `Common`.
     """
-    from slimfer.compress.pipeline import run_steps
-
     base = base_recipe(recipe, out, resume=resume)
     tuned = {"epochs": finetune_epochs or None, "lr": finetune_lr}
     seed = base.train.seed if common.seed is None else common.seed
@@ -138,22 +135,12 @@ def prune(
         tables = (*(field.name for field in fields(CompressConfig)), "steps")
     else:
         tables = ("prune", "finetune", "distill")
-    with (
-        open_step(resolved, tables, out, common, seed=seed, resume=resume, force=force) as step,
-        showing(common) as show,
-    ):
-        stages = run_steps(
-            step.checkpoint,
-            step.dataset,
-            _plan(resolved, step.checkpoint),
-            step.run.path / "stages",
-            device=step.device,
-            watch=lambda name: Watch(show, step.run, name),
-        )
+    with open_step(resolved, tables, out, common, seed=seed, resume=resume, force=force) as step:
+        stages = run_planned(step, _plan(resolved, step.checkpoint), common)
         hint = f"slimfer quantize {out} --data {resolved.data.source} --out {out}-int8"
         if stages[-1].kind == "prune":
             hint = f"slimfer train --model {out} --data {resolved.data.source} --out {out}-finetuned"
-        return finish_step(step, [(one.name, one.checkpoint, one.folder) for one in stages], hint)
+        return finish_step(step, stages, hint)
 
 
 def _mask_steps(recipe: Recipe, epochs: int | None) -> tuple[Mapping[str, Any], ...]:

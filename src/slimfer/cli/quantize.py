@@ -21,9 +21,8 @@ from slimfer.cli.flags import (
     over_data,
     override,
 )
-from slimfer.cli.progress import Watch, showing
 from slimfer.cli.start import name_start
-from slimfer.cli.steps import finish_step, open_step
+from slimfer.cli.steps import finish_step, open_step, run_planned
 from slimfer.compress.config import ActivationRule, QatConfig, QuantizeConfig, Ranges, WeightRule
 from slimfer.errors import InputError
 
@@ -133,8 +132,6 @@ def quantize(
         steps: see `StepFlags`.
         common: see `Common`.
     """
-    from slimfer.compress.pipeline import run_steps
-
     base = base_recipe(recipe, out, resume=resume)
     kinds = ("quantize", "qat") if training.asked(base.steps) else ("quantize",)
     seed = base.train.seed if common.seed is None else common.seed
@@ -148,20 +145,10 @@ def quantize(
         steps=tuple({"do": kind} for kind in kinds),
     )
     tables = ("quantize", "qat", "distill", "steps") if "qat" in kinds else ("quantize",)
-    with (
-        open_step(resolved, tables, out, common, seed=seed, resume=resume, force=force) as step,
-        showing(common) as show,
-    ):
-        stages = run_steps(
-            step.checkpoint,
-            step.dataset,
-            resolved.plan(trained=True),
-            step.run.path / "stages",
-            device=step.device,
-            watch=lambda name: Watch(show, step.run, name),
-        )
+    with open_step(resolved, tables, out, common, seed=seed, resume=resume, force=force) as step:
+        stages = run_planned(step, resolved.plan(trained=True), common)
         hint = f"slimfer export {out} --out model.onnx"
-        return finish_step(step, [(one.name, one.checkpoint, one.folder) for one in stages], hint)
+        return finish_step(step, stages, hint)
 
 
 def parse_per_layer(texts: Sequence[str]) -> dict[str, int]:

@@ -16,9 +16,8 @@ from slimfer.cli.flags import (
     base_recipe,
     over_data,
 )
-from slimfer.cli.progress import Watch, showing
 from slimfer.cli.start import name_start
-from slimfer.cli.steps import finish_step, open_step
+from slimfer.cli.steps import finish_step, open_step, run_planned
 
 
 def slim(
@@ -51,8 +50,6 @@ def slim(
         steps: see `StepFlags`.
         common: see `Common`.
     """
-    from slimfer.compress.pipeline import run_steps
-
     base = base_recipe(recipe, out, resume=resume)
     resolved = replace(
         base,
@@ -63,17 +60,7 @@ def slim(
         quantize=replace(base.quantize, bits=32),
     )
     tables, seed = ("slim", "finetune", "distill"), resolved.finetune.seed
-    with (
-        open_step(resolved, tables, out, common, seed=seed, resume=resume, force=force) as step,
-        showing(common) as show,
-    ):
-        stages = run_steps(
-            step.checkpoint,
-            step.dataset,
-            resolved.plan(trained=True),
-            step.run.path / "stages",
-            device=step.device,
-            watch=lambda name: Watch(show, step.run, name),
-        )
+    with open_step(resolved, tables, out, common, seed=seed, resume=resume, force=force) as step:
+        stages = run_planned(step, resolved.plan(trained=True), common)
         hint = f"slimfer quantize {out} --data {resolved.data.source} --out {out}-int8"
-        return finish_step(step, [(one.name, one.checkpoint, one.folder) for one in stages], hint)
+        return finish_step(step, stages, hint)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slimfer.cli.classifier import judge
 from slimfer.cli.common import Answer, Common, torch_device
+from slimfer.cli.progress import Watch, showing
 from slimfer.cli.record import describe_data, document, finish
 from slimfer.cli.start import open_start
 from slimfer.errors import InputError
@@ -16,6 +17,8 @@ from slimfer.recipes import Recipe
 from slimfer.runs import RunFolder, open_run, read_curve
 
 if TYPE_CHECKING:
+    from slimfer.compress.pipeline import Stage
+    from slimfer.compress.plan import PlannedStep
     from slimfer.data.frames import Dataset
     from slimfer.train.checkpoint import Checkpoint
 
@@ -61,24 +64,39 @@ def open_step(
         yield Step(run, resolved, checkpoint, dataset, device)
 
 
-def finish_step(step: Step, stages: "Sequence[tuple[str, Checkpoint, Path | None]]", hint: str) -> Answer:
+def run_planned(step: Step, planned: "Sequence[PlannedStep]", common: Common) -> "list[Stage]":
+    """Run a chain in the run's folder, with its progress on the terminal and in the log."""
+    from slimfer.compress.pipeline import run_steps
+
+    with showing(common) as show:
+        return run_steps(
+            step.checkpoint,
+            step.dataset,
+            planned,
+            step.run.path / "stages",
+            device=step.device,
+            watch=lambda name: Watch(show, step.run, name),
+        )
+
+
+def finish_step(step: Step, stages: "Sequence[Stage]", hint: str) -> Answer:
     """Keep the last network, judge all, write results.json.
 
     Args:
         step: the run.
-        stages: (name, network, folder of its training if it had one), the first is the control.
+        stages: the first is the control.
         hint: the next command.
     """
-    run, last = step.run, stages[-1][1]
+    run, last = step.run, stages[-1].checkpoint
     last.save(run.path / "weights" / "best.safetensors")
     results = document(
         run,
         str(run.record["verb"]),
-        [judge(name, checkpoint, step.dataset["validation"], step.device) for name, checkpoint, _ in stages],
+        [judge(stage.name, stage.checkpoint, step.dataset["validation"], step.device) for stage in stages],
         model=last.spec.builder,
         labels=list(last.labels),
         data=describe_data(step.tables["data"]["source"], step.dataset),
         recipe=step.tables,
-        curves=[{"stage": name, "rows": rows} for name, _, folder in stages if folder and (rows := read_curve(folder))],
+        curves=[{"stage": stage.name, "rows": rows} for stage in stages if (rows := read_curve(stage.folder))],
     )
     return finish(run, results, hint)
