@@ -14,7 +14,7 @@ SOURCE = Path(slimfer.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 GROUND = {
     "errors", "files", "images", "labels", "preprocess", "metrics", "timing", "protobuf", "shapes", "artifact", "runs",
-    "version",
+    "version", "toml", "shipped", "calibration", "download", "home",
 }  # fmt: skip
 
 # Each room may import itself and the rooms named; the order of the rows is the order of the floors.

@@ -5,13 +5,12 @@ A recipe may hold any subset of the tables and of their keys; what it leaves out
 """
 
 import difflib
+import importlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
-
-import dacite
 
 from slimfer.compress.config import CompressConfig
 from slimfer.compress.plan import KINDS, PlannedStep, usual_steps
@@ -128,6 +127,7 @@ def parse_recipe(given: Mapping[str, Any], defaults: Recipe | None = None) -> Re
         InputError: as `read_recipe`, without the file's name.
     """
     values = _merged(defaults or Recipe(), given, "")
+    dacite: Any = importlib.import_module("dacite")  # comes with the training side; --help has to do without
     settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
     try:
         return dacite.from_dict(Recipe, values, settings)

@@ -19,12 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
-
-import tomli_w
+from typing import Any
 
 from slimfer.errors import InputError
 from slimfer.files import read_json, sweep_stale, write_json, write_text
+from slimfer.toml import to_toml
 from slimfer.version import VERSION
 
 # What --force may remove. Anything else in the folder is the user's own and stays.
@@ -75,8 +74,8 @@ class RunFolder:
             stream.write(line + "\n")
 
     def write_recipe(self, recipe: Mapping[str, Any]) -> None:
-        """Write the resolved values as TOML; None is left out, since TOML has no such value."""
-        write_text(self.path / "recipe.toml", tomli_w.dumps(_without_none(recipe)))
+        """Write the resolved values as TOML."""
+        write_text(self.path / "recipe.toml", to_toml(recipe))
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json."""
@@ -183,29 +182,6 @@ def _earlier(path: Path, verb: str, resume: bool) -> dict[str, Any]:
     return {**record, "resumed": record["resumed"] + 1}
 
 
-def model_file(path: Path, prefer: Literal["checkpoint", "artifact"] = "checkpoint") -> Path:
-    """Return the checkpoint (.safetensors) or artifact (.onnx) that `path` is, or that the run folder `path` holds.
-
-    Args:
-        path: a file or a run folder.
-        prefer: which of the two, in a run folder that holds both.
-
-    Raises:
-        InputError: if there is none.
-    """
-    if path.is_dir():
-        found = {"checkpoint": path / "weights" / "best.safetensors", "artifact": path / "model.onnx"}
-        held = {kind: file for kind, file in found.items() if file.is_file()}
-        if not held:
-            raise InputError(f"{path} holds no finished network (neither weights/best.safetensors nor model.onnx)")
-        return held.get(prefer) or next(iter(held.values()))
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix not in (".safetensors", ".onnx"):
-        raise InputError(f"{path} is neither a checkpoint (.safetensors) nor an artifact (.onnx)")
-    return path
-
-
 def read_curve(folder: Path | str) -> list[dict[str, float]]:
     """Return the rows of the results.csv of a training, one per epoch; none if there is no such file."""
     path = Path(folder) / "results.csv"
@@ -260,11 +236,3 @@ def commit() -> str | None:
         return subprocess.run(described, capture_output=True, check=True, timeout=5, text=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, tuple | list):
-        return [_without_none(item) for item in value]
-    return value

@@ -19,7 +19,7 @@ from slimfer.errors import SlimferError
 from slimfer.version import VERSION
 
 # What `slimfer[train]` adds: without it these imports fail, which is the user's set-up and not a bug.
-TRAINING_SIDE = ("torch", "safetensors", "onnx", "matplotlib", "jinja2")
+TRAINING_SIDE = ("torch", "safetensors", "onnx", "matplotlib", "jinja2", "dacite", "tomli_w")
 
 
 @dataclass(frozen=True)

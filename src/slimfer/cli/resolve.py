@@ -1,4 +1,4 @@
-"""What MODEL means on the command line: a run folder, a checkpoint, an .onnx artifact or the name of a network."""
+"""What MODEL means on the command line: a run, a checkpoint, an artifact, a name of what ships or of a network."""
 
 import difflib
 import re
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from slimfer.errors import InputError
 from slimfer.files import read_json
-from slimfer.runs import model_file
+from slimfer.shipped import SHIPPED, model_file
 
 if TYPE_CHECKING:
     from slimfer.train.checkpoint import Checkpoint
@@ -52,7 +52,7 @@ def resolve(text: str, *, prefer: Literal["checkpoint", "artifact"] = "checkpoin
         InputError: if it names nothing of ours.
     """
     path = Path(text)
-    if path.exists() or path.suffix in (".onnx", ".safetensors"):
+    if path.exists() or path.suffix in (".onnx", ".safetensors") or text in SHIPPED:
         found = model_file(path, prefer)
         return ArtifactFile(found) if found.suffix == ".onnx" else CheckpointFile(found)
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
@@ -60,8 +60,9 @@ def resolve(text: str, *, prefer: Literal["checkpoint", "artifact"] = "checkpoin
     names = list(zoo())
     if text in names:
         return Network(text)
-    near = difflib.get_close_matches(text, names, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else f"the networks are {', '.join(names)}"
+    near = difflib.get_close_matches(text, [*names, *SHIPPED], n=1)
+    known = f"the networks are {', '.join(names)}, the trained models {', '.join(SHIPPED)}"
+    advice = f"did you mean {near[0]!r}?" if near else known
     raise InputError(f"{text!r} is neither a file nor a run folder nor a network; {advice}")
 
 

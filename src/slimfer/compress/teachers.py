@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from slimfer.errors import InputError
 from slimfer.preprocess import SCALE, ZERO_POINT
-from slimfer.runs import model_file
 from slimfer.runtime.session import Session
+from slimfer.shipped import model_file
 from slimfer.train.checkpoint import Checkpoint
 
 _SMALLEST = torch.finfo(torch.float32).tiny
@@ -100,12 +100,12 @@ class Sealed:
 
 
 def open_teacher(path: str, device: str = "cpu") -> Teacher:
-    """Return the teacher that `path` names: a run folder, a checkpoint or an artifact (which runs on the CPU).
+    """Return the teacher that `path` names: a run folder, a checkpoint, or an artifact (which runs on the CPU).
 
     Raises:
         InputError: if there is no such file, or it is damaged.
     """
-    found = model_file(Path(path))
+    found = model_file(path)
     if found.suffix == ".onnx":
         return Sealed(found, path)
     return Network(Checkpoint.load(found), device, path)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import tomli_w
 
 from slimfer.files import write_text
 from slimfer.report.numbers import MISSING, milliseconds, percent, size, times, whole
 from slimfer.report.plots import chart_name, charts
 from slimfer.report.results import Results, Stage, load_results, points_lost, size_ratio, speed_ratio
 from slimfer.report.tables import Table, pictures, stage_table, summary, trade_off_table
+from slimfer.toml import to_toml
 
 Text = dict[str, str]
 
@@ -73,7 +73,7 @@ def _content(results: Results) -> dict[str, Any]:
         "bins": _bins([stage for stage in results.stages if stage.reliability]),
         "command": data.get("command", ""),
         "facts": _facts(data),
-        "recipe": tomli_w.dumps(_without_none(data["recipe"])) if data.get("recipe") else "",
+        "recipe": to_toml(data["recipe"]) if data.get("recipe") else "",
         "lineage": json.dumps(data["lineage"], indent=2, ensure_ascii=False) if data.get("lineage") else "",
     }
 
@@ -264,10 +264,3 @@ def _signed(points: float) -> str:
 
 def _share(part: float, whole_: float) -> float:
     return 100 * part / whole_ if whole_ else 0.0
-
-
-def _without_none(value: Any) -> Any:
-    """Return the value without the keys that are None: TOML has no word for it."""
-    if isinstance(value, Mapping):
-        return {name: _without_none(item) for name, item in value.items() if item is not None}
-    return [_without_none(item) for item in value] if isinstance(value, (list, tuple)) else value
