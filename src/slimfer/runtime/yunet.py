@@ -84,9 +84,10 @@ class YuNet:
         blob = self._blob(_resized(picture, small))
         outputs = dict(zip(self._outputs, self._session.run(self._outputs, {"input": blob}), strict=True))
         rows = decode(outputs, blob.shape[3], self.min_score)
+        rows = rows[suppress(rows)]
         rows[:, 0:14:2] *= width / small[0]
         rows[:, 1:14:2] *= height / small[1]
-        found = [_found(row) for row in rows[suppress(rows)]]
+        found = [_found(row) for row in rows]
         return tuple(sorted(found, key=lambda face: face.w * face.h, reverse=True))
 
     def _blob(self, picture: Image.Image) -> Floats:
@@ -157,9 +158,8 @@ def suppress(rows: Floats) -> list[int]:
 
 
 def _found(row: Floats) -> Found:
-    values = row.tolist()
-    points = tuple(zip(values[4:14:2], values[5:14:2], strict=True))
-    return Found(*values[:4], score=values[14], landmarks=points)
+    x, y, w, h, *points, score = row.tolist()
+    return Found(x, y, w, h, score, tuple(zip(points[::2], points[1::2], strict=True)))
 
 
 def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -197,15 +197,15 @@ def _any_size(data: bytes) -> bytes:
 
 
 def _free(graph: memoryview) -> bytes:
-    out = []
+    out = bytearray()
     for number, wire, value in fields(graph, "graph"):
         if number == GRAPH_INPUT:
-            value = _tensor(_name(value), 1, 3, "height", "width")
+            out += encode(number, wire, _tensor(_name(value), 1, 3, "height", "width"))
         elif number == GRAPH_OUTPUT:
-            value = _tensor(_name(value))
-        if number != GRAPH_VALUES:
-            out.append(encode(number, wire, value))
-    return b"".join(out)
+            out += encode(number, wire, _tensor(_name(value)))
+        elif number != GRAPH_VALUES:
+            out += encode(number, wire, value)
+    return bytes(out)
 
 
 def _name(value: int | memoryview) -> str:
