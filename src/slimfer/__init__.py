@@ -1,7 +1,7 @@
 """Facial-expression recognition, small and fast enough to run anywhere.
 
 Example:
-    >>> slimfer.Recognizer("model.onnx").predict("face.jpg").faces[0].label  # doctest: +SKIP
+    >>> slimfer.Recognizer()("photo.jpg").label  # doctest: +SKIP
     'happy'
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slimfer.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from slimfer.runtime.predict import Prediction as Prediction
+    from slimfer.runtime.answer import Prediction as Prediction
     from slimfer.runtime.predict import Recognizer as Recognizer
 
 __all__ = ["Prediction", "Recognizer", "__version__"]
@@ -19,6 +19,8 @@ __all__ = ["Prediction", "Recognizer", "__version__"]
 
 def __getattr__(name: str) -> Any:
     """Load the runtime when it is first asked for: the command line's help must not wait for onnxruntime."""
-    if name in ("Prediction", "Recognizer"):
-        return getattr(importlib.import_module("slimfer.runtime.predict"), name)
+    if name == "Recognizer":
+        return importlib.import_module("slimfer.runtime.predict").Recognizer
+    if name == "Prediction":
+        return importlib.import_module("slimfer.runtime.answer").Prediction
     raise AttributeError(f"module 'slimfer' has no attribute {name!r}")

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from slimfer.calibration import Calibration
 from slimfer.errors import InputError
 from slimfer.protobuf import Field, encode, fields, message, text, varints
 from slimfer.shapes import ITEM_BYTES, MAX_RANK, RULES, Integers, Node, Shape, Tensor, infer
@@ -29,6 +30,7 @@ MAX_EXPANDED = 1 << 31  # bytes of everything that the operators make for one pi
 
 INPUT, OUTPUT = "pixels", "probabilities"
 HASH_KEY = "slimfer.sha256_data"
+CALIBRATION_KEY = "slimfer.calibration"  # need not be there
 REQUIRED = (
     "description", "author", "version", "license", "docs", "task", "imgsz", "names", "channels",
     "slimfer.format", "slimfer.labels", "slimfer.scores", "slimfer.lineage", "slimfer.recipe", "slimfer.intended_use",
@@ -106,8 +108,18 @@ class Artifact:
         """Return the settings recorded at export, or None."""
         return self._json("slimfer.recipe")
 
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Return how probabilities become confidences; as they are, where the file says nothing."""
+        return Calibration.from_dict(self._json(CALIBRATION_KEY)) if CALIBRATION_KEY in self.metadata else Calibration()
+
     def _json(self, key: str) -> Any:
         return json.loads(self.metadata[key])
+
+
+def calibrated(artifact: Artifact, calibration: Calibration) -> bytes:
+    """Return the file with another calibration in its metadata; nothing else changes but the hash."""
+    return seal(artifact.data, {**artifact.metadata, CALIBRATION_KEY: json.dumps(calibration.to_dict())})
 
 
 def seal(model: bytes, metadata: Mapping[str, str]) -> bytes:
@@ -210,11 +222,11 @@ def _check_metadata(artifact: Artifact) -> None:
         usable = usable and channels in (1, 3) and artifact._json("channels") == channels
         usable = usable and side > 0 and artifact._json("imgsz") == [side, side]
         usable = usable and all(isinstance(entry, dict) for entry in artifact.lineage)
-        _ = artifact.scores, artifact.recipe
-    except (ValueError, TypeError, IndexError, KeyError, RecursionError):
+        _ = artifact.scores, artifact.recipe, artifact.calibration
+    except (InputError, ValueError, TypeError, IndexError, KeyError, RecursionError):
         usable = False
     if not usable:
-        raise InputError("metadata whose labels, channels, imgsz, scores, lineage or recipe cannot be read")
+        raise InputError("metadata whose {known} cannot be read")
 
 
 # --- the graph ------------------------------------------------------------------------------------------------------

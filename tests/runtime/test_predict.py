@@ -1,7 +1,11 @@
+import csv
 import io
 import json
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,22 +13,28 @@ from PIL import Image
 
 import networks
 from helpers import CLASSES, patterns
+from slimfer.artifact import calibrated
+from slimfer.calibration import Calibration
 from slimfer.errors import InputError
 from slimfer.export.onnx import to_onnx
 from slimfer.images import to_pixels
 from slimfer.model.spec import NetSpec
-from slimfer.runtime.predict import Box, Prediction, Recognizer, Source
+from slimfer.runtime import predict
+from slimfer.runtime.answer import Box, Prediction
+from slimfer.runtime.crop import face_pixels
+from slimfer.runtime.faces import Found
+from slimfer.runtime.predict import Recognizer, Source
 
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
-    return Recognizer(to_onnx(networks.integers()))
+    return Recognizer(to_onnx(networks.integers()), detect=False)
 
 
 @pytest.fixture(scope="module")
 def colourful() -> Recognizer:
     spec = NetSpec("mobile", classes=3, channels=3, image=32, args={"width": 0.25})
-    return Recognizer(to_onnx(networks.untrained(spec)))
+    return Recognizer(to_onnx(networks.untrained(spec)), detect=False)
 
 
 def png(image: Image.Image, **options: object) -> bytes:
@@ -104,7 +114,7 @@ def test_the_exif_orientation_is_obeyed_in_every_form(recognizer, tmp_path):
         (b"not a picture", "not a picture"),
         (png(Image.new("L", (64, 64)))[:60], "truncated|damaged"),
         ("nowhere/at/all.png", "No such file"),
-        (".", "directory"),
+        (".", "folder, not a picture"),
     ],
     ids=["empty", "text", "truncated", "missing", "folder"],
 )
@@ -132,18 +142,61 @@ def test_pictures_of_every_mode_are_read(recognizer, colourful, mode):
 
 @pytest.mark.parametrize(
     "array",
-    [
-        np.zeros((16, 16), np.float32),
-        np.zeros((16, 16, 2), np.uint8),
-        np.zeros(16, np.uint8),
-        np.zeros((0, 16), np.uint8),
-        np.zeros((1, 16, 16, 3), np.uint8),
-    ],
-    ids=["float", "two channels", "one axis", "empty", "batch"],
+    [np.full((16, 16), np.nan), np.zeros((16, 16, 2), np.uint8), np.zeros(16, np.uint8), np.zeros((0, 16), np.uint8)],
+    ids=["NaN", "two channels", "one axis", "empty"],
 )
-def test_arrays_of_another_kind_are_the_callers_mistake(recognizer, array):
-    with pytest.raises(InputError, match=r"a face must be uint8 \(H, W\)"):
-        recognizer.predict(array)
+def test_a_bad_array_is_a_status_too(recognizer, array):
+    answer = recognizer.predict(array)
+    assert answer.status == "unreadable"
+    assert answer.error
+
+
+@pytest.mark.parametrize("nothing", [None, 3, 1.5, {"a": 1}, object()])
+def test_what_is_no_picture_at_all_is_the_callers_mistake(recognizer, nothing):
+    with pytest.raises(InputError, match="is no picture; paths, bytes, PIL pictures and arrays are"):
+        recognizer(nothing)
+
+
+def test_a_list_gives_a_list_and_a_stream_gives_a_stream(recognizer):
+    arrays = list(patterns(5, seed=2).images[:, 0])
+    single = [scores(recognizer(array)) for array in arrays]
+    assert [scores(answer) for answer in recognizer(arrays)] == single
+    assert [scores(answer) for answer in recognizer(tuple(arrays))] == single
+    drawn = []
+    stream = recognizer(array for array in arrays if not drawn.append(1))
+    assert not drawn
+    assert scores(next(stream)) == single[0]
+    assert len(drawn) == 1  # one picture at a time
+    assert [scores(answer) for answer in stream] == single[1:]
+    assert recognizer([]) == []
+
+
+def test_open_files_are_pictures_though_they_iterate(recognizer, tmp_path):
+    array = patterns(1).images[0, 0]
+    data = png(Image.fromarray(array))
+    (tmp_path / "a.png").write_bytes(data)
+    expected = scores(recognizer(array))
+    with open(tmp_path / "a.png", "rb") as stream:
+        assert scores(recognizer(stream)) == expected
+    for same in (io.BytesIO(data), bytearray(data), memoryview(data)):
+        assert scores(recognizer(same)) == expected
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_may_never_end_is_not_read(recognizer, tmp_path, kind):
+    path = {"pipe": tmp_path / "a.png", "device": Path("/dev/zero"), "folder": tmp_path}[kind]
+    if kind == "pipe":
+        os.mkfifo(path)
+    assert recognizer(path).status == "unreadable"
+
+
+def test_large_pictures_are_refused_by_a_limit_that_can_be_set(recognizer):
+    data = png(Image.new("L", (100, 100)))
+    small = Recognizer(recognizer.session.artifact, detect=False, max_pixels=9_999)
+    assert "100 x 100 pixels, and 9999 are the most" in (small(data).error or "")
+    assert recognizer(data).status == "ok"
+    with pytest.raises(InputError, match="max_pixels"):
+        Recognizer(recognizer.session.artifact, max_pixels=0)
 
 
 def test_the_json_has_the_agreed_form(recognizer, tmp_path):
@@ -151,7 +204,7 @@ def test_the_json_has_the_agreed_form(recognizer, tmp_path):
     told = json.loads(json.dumps(recognizer.predict(path).to_dict()))
     assert list(told) == ["path", "status", "width", "height", "faces", "ms", "model", "version"]
     assert list(told["faces"][0]) == [
-        "box", "label", "score", "scores", "uncertain", "detection_score", "track",
+        "box", "label", "score", "scores", "confidence", "uncertain", "detection_score",
     ]  # fmt: skip
     assert told["faces"][0]["box"] == {"x": 0, "y": 0, "w": 16, "h": 16}
     assert list(told["faces"][0]["scores"]) == list(CLASSES)
@@ -162,13 +215,109 @@ def test_the_json_has_the_agreed_form(recognizer, tmp_path):
 
 def test_uncertain_means_below_the_threshold(recognizer):
     image = patterns(1).images[0, 0]
-    score = recognizer.predict(image).faces[0].score
+    confidence = recognizer.predict(image).confidence
     data = recognizer.session.artifact.data
-    assert not Recognizer(data, threshold=score).predict(image).faces[0].uncertain
-    assert Recognizer(data, threshold=1.0).predict(image).faces[0].uncertain == (score < 1)
+    assert Recognizer(data, threshold=confidence, detect=False).predict(image).status == "ok"
+    doubtful = Recognizer(data, threshold=1.0, detect=False).predict(image)
+    assert doubtful.faces[0].uncertain == (confidence < 1)
+    assert (doubtful.status == "low_confidence") == (confidence < 1)
     for threshold in (-0.1, 1.1):
         with pytest.raises(InputError, match="threshold must be between 0 and 1"):
             Recognizer(data, threshold=threshold)
+
+
+def test_confidence_and_threshold_belong_to_the_artifact(recognizer):
+    image = patterns(1).images[0, 0]
+    plain_ = recognizer(image)
+    assert plain_.confidence == plain_.score
+    told = calibrated(recognizer.session.artifact, Calibration(temperature=3.0, threshold=0.99))
+    softened = Recognizer(told, detect=False)
+    answer = softened(image)
+    assert answer.scores == plain_.scores
+    assert answer.label == plain_.label
+    expected = Calibration(3.0).confidence(np.array([list(plain_.scores.values())], np.float32))[0]
+    assert answer.confidence == pytest.approx(expected)
+    assert answer.confidence < answer.score
+    assert softened.threshold == 0.99
+    assert answer.status == "low_confidence"
+    assert Recognizer(told, detect=False, threshold=0.0)(image).status == "ok"
+
+
+class Two:
+    """A detector that always finds the same two faces."""
+
+    name = "two"
+
+    def find(self, picture):
+        return (Found(10, 20, 60, 60, 0.9), Found(-10, -5, 40, 40, 0.8))
+
+
+class Nobody:
+    name = "nobody"
+
+    def find(self, picture):
+        return ()
+
+
+def test_every_face_has_its_answer_the_largest_first(recognizer):
+    photo = np.random.default_rng(0).integers(0, 256, (120, 100, 3), np.uint8)
+    answer = Recognizer(recognizer.session.artifact, detector=Two())(photo)
+    assert answer.status == "ok"
+    assert [face.box for face in answer.faces] == [Box(10, 20, 60, 60), Box(0, 0, 30, 35)]
+    assert [face.detection_score for face in answer.faces] == [0.9, 0.8]
+    assert (answer.box, answer.label, answer.scores) == (
+        answer.faces[0].box,
+        answer.faces[0].label,
+        answer.faces[0].scores,
+    )
+    picture = Image.fromarray(photo)
+    for face, found in zip(answer.faces, Two().find(picture), strict=True):
+        pixels = face_pixels(picture, found, 16, 1)
+        # Answers of a batch differ from single ones by rounding at most.
+        assert list(face.scores.values()) == pytest.approx(recognizer.session.run(pixels[None])[0].tolist(), abs=1e-6)
+
+
+def test_no_face_is_a_status(recognizer):
+    answer = Recognizer(recognizer.session.artifact, detector=Nobody())(np.zeros((50, 40), np.uint8))
+    assert (answer.status, answer.faces, answer.width, answer.height) == ("no_face", (), 40, 50)
+    assert (answer.label, answer.score, answer.confidence, answer.box, dict(answer.scores)) == (*[None] * 4, {})
+    json.dumps(answer.to_dict(), allow_nan=False)
+
+
+def test_no_detector_is_a_status_with_the_remedy_and_is_looked_for_once(recognizer, monkeypatch):
+    asked = []
+
+    def nowhere(path, **_):
+        asked.append(path)
+        raise InputError("there is none; do this")
+
+    monkeypatch.setattr(predict, "open_detector", nowhere)
+    reader = Recognizer(recognizer.session.artifact)
+    for _ in range(2):
+        answer = reader(np.zeros((50, 40), np.uint8))
+        assert (answer.status, answer.error) == ("no_detector", "there is none; do this")
+    assert asked == [None]
+    with pytest.raises(InputError, match="do this"):
+        Recognizer(recognizer.session.artifact, detector="nowhere.onnx")
+
+
+def test_the_model_that_ships_reads_real_faces(shared):
+    """The whole way on real photos: every face is found, and most expressions are read as the folder says."""
+    reader = Recognizer(detector=shared / "face_detection_yunet_2023mar.onnx")
+    names = {"anger": "angry", "happiness": "happy", "sadness": "sad"}
+    with open(shared / "photos" / "labels.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    answers = [reader(shared / "photos" / row["file"]) for row in rows]
+    assert all(answer.faces for answer in answers)
+    right = [a.label == names.get(r["expression"], r["expression"]) for a, r in zip(answers, rows, strict=True)]
+    assert np.mean(right) >= 0.5
+
+
+def test_many_threads_may_share_one(recognizer):
+    arrays = list(patterns(40, seed=4).images[:, 0])
+    expected = [scores(recognizer(array)) for array in arrays]
+    with ThreadPoolExecutor(8) as pool:
+        assert [scores(answer) for answer in pool.map(recognizer, arrays)] == expected
 
 
 def test_predictions_are_frozen(recognizer):

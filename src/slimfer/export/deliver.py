@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from slimfer.artifact import calibrated, open_artifact
+from slimfer.calibration import fit
 from slimfer.compress.pipeline import Stage
 from slimfer.data.frames import Frames
 from slimfer.export.onnx import to_onnx
@@ -72,7 +74,8 @@ def deliver(
     rows = list(_timed(scored, validation, rounds))
 
     first, last = stages[0].checkpoint, stages[-1].checkpoint
-    artifact = to_onnx(last, scores=_headline(rows[-1]["scores"]), recipe=recipe)
+    written = open_artifact(to_onnx(last, scores=_headline(rows[-1]["scores"]), recipe=recipe))
+    artifact = calibrated(written, fit(scored[-1].probabilities, validation.labels))
     path = folder / "model.onnx"
     atomic_write(path, artifact)
     note("verifying the artifact")
