@@ -73,10 +73,10 @@ class Tracker:
 
 
 class Smoother:
-    """Exponential moving average of the probabilities of each track.
+    """Averages the probabilities of each track over time: an answer of age t weighs 2^(-t / half_life).
 
-    After `half_life` seconds an answer has half of its weight: s += (1 - 2^(-dt / half_life)) (p - s). Time is counted
-    in seconds and not in frames, so skipped frames change nothing.
+    That is an exponential moving average, without the usual fault that the first answer of all weighs most for long.
+    Age is counted in seconds and not in frames, so frames that are skipped do not stretch it.
     """
 
     def __init__(self, half_life: float) -> None:
@@ -88,7 +88,7 @@ class Smoother:
         if not 0 <= half_life < float("inf"):
             raise InputError(f"smoothing must be 0 or more seconds, not {half_life}")
         self.half_life = half_life
-        self._kept: dict[int, tuple[float, Floats]] = {}
+        self._kept: dict[int, tuple[float, float, Floats]] = {}  # time, sum of weights, average
 
     def update(self, seconds: float, tracks: Sequence[int], probabilities: Sequence[Floats]) -> list[Floats]:
         """Return the smoothed probabilities of each track, in their order.
@@ -102,12 +102,13 @@ class Smoother:
         return [self._smooth(seconds, *pair) for pair in zip(tracks, probabilities, strict=True)]
 
     def _smooth(self, seconds: float, track: int, new: Floats) -> Floats:
-        value = new
-        if self.half_life and track in self._kept:
-            then, old = self._kept[track]
-            value = old + (1 - 2 ** ((then - seconds) / self.half_life)) * (new - old)
-        self._kept[track] = (seconds, value)
-        return value
+        if not self.half_life:
+            return new
+        then, weight, old = self._kept.get(track, (seconds, 0.0, new))
+        weight = weight * 2 ** ((then - seconds) / self.half_life) + 1
+        average = old + (new - old) / weight
+        self._kept[track] = (seconds, weight, average)
+        return average
 
 
 def _middle_and_size(box: Box) -> tuple[float, float, float, float]:
