@@ -17,6 +17,7 @@ MEMORY = 1.0  # seconds that a face may be missing and keep its number
 _REACH = 1.0  # how far from the expected place, in sizes of the face
 _RATIO = 2.0  # how much larger or smaller it may be than when last seen
 _COAST = 0.5  # seconds for which a motion is believed to go on
+_INSTANT = 0.001  # seconds; in less than that nothing moves, clocks do
 
 Floats = npt.NDArray[np.float64]
 
@@ -144,6 +145,6 @@ def _likeness(expected: Floats, found: Floats) -> Floats:
 
 def _move(track: _Track, seconds: float, found: Floats) -> None:
     """Take note that the face was found there; its velocity is the mean of the old one and the new one."""
-    if (passed := seconds - track.seen) > 0:
+    if (passed := seconds - track.seen) > _INSTANT:
         track.velocity = (track.velocity + (found[:2] - track.box[:2]) / passed) / 2
     track.seen, track.box = seconds, found
