@@ -1,7 +1,6 @@
 import itertools
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -22,8 +21,9 @@ from slimfer.errors import InputError
 from slimfer.export.onnx import to_onnx
 from slimfer.model.spec import NetSpec
 from slimfer.runtime.session import Session
+from slimfer.shipped import DEFAULT, SHIPPED
 
-PUBLISHED = Path(__file__).parents[1] / "models" / "resnet18_fer2013.onnx"
+PUBLISHED = SHIPPED[DEFAULT]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from slimfer.artifact import CALIBRATION_KEY, HASH_KEY, open_artifact
+from slimfer.calibration import Calibration
 from slimfer.report.results import load_results
+from slimfer.shipped import SHIPPED
 
 TINY = ("--width", "0.25", "--image", "24", "--batch-size", "64")
 
@@ -211,11 +214,36 @@ def test_report_of_a_run(inside, trained: Path) -> None:
     assert "<html" in (trained / "report.html").read_text()
 
 
-def test_models_lists_the_networks(slimfer) -> None:
+def test_models_lists_what_ships_and_the_networks(slimfer) -> None:
     done = slimfer("models")
     assert done.returncode == 0
     assert "resnet18" in done.stdout
     assert "11.2 M" in done.stdout
+    told = {one["name"]: one for one in json.loads(slimfer("models", "--json").stdout)["models"]}
+    assert told.keys() == SHIPPED.keys()
+    for name, one in told.items():
+        artifact = open_artifact(SHIPPED[name])
+        assert (one["bytes"], one["sha256"]) == (SHIPPED[name].stat().st_size, artifact.sha256)
+        assert one["bytes"] < 1_000_000
+        assert one["accuracy"] == artifact.scores["accuracy"] > 0.67
+        assert one["latency_ms"] > 0
+        assert name in done.stdout
+
+
+def test_export_calibrates_runs_and_finished_artifacts(inside, trained: Path, faces: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    done = inside("export", str(trained), "--data", str(faces), "--out", str(first), "--json")
+    told = json.loads(done.stdout)["calibration"]
+    plain, one = open_artifact(first), open_artifact(first).calibration
+    assert told["temperature"] == one.temperature != 1
+    assert told["threshold"] == one.threshold == 0
+    assert told["n"] == 70
+    assert inside("export", str(first), "--threshold", "0.4", "--out", str(second)).returncode == 0
+    again = open_artifact(second)
+    assert again.calibration == Calibration(one.temperature, 0.4)
+    known = {key: value for key, value in again.metadata.items() if key not in (CALIBRATION_KEY, HASH_KEY)}
+    assert known == {k: v for k, v in plain.metadata.items() if k not in (CALIBRATION_KEY, HASH_KEY)}
+    assert inside("export", str(first), "--out", str(tmp_path / "c.onnx")).returncode == 2
 
 
 def test_quiet_says_nothing_but_the_answer(slimfer) -> None:

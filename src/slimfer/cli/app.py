@@ -175,7 +175,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "models",
         "slimfer.cli.models:models",
-        "List the networks to train, with what they cost for one gray picture of 48 pixels.",
+        "List the trained models that ship, with size, scores and speed on this machine, and the networks to train.",
         ("slimfer models", "slimfer models --json"),
     ),
 )
