@@ -1,4 +1,5 @@
-# make demo        everything from nothing: environment, synthetic faces, training, slimming, integers, report (< 10 min)
+# make demo        everything from nothing: environment, synthetic faces, training, slimming, integers, report, and a
+#                  real face read by the model that ships (< 10 min)
 # make test        lint, types and the tests (< 12 min)
 # make test-long   the tests that take more than a minute each
 PYTHON ?= python3
@@ -11,6 +12,8 @@ DEMO := runs/demo
 demo: $(VENV)/ready
 	$(BIN)/slimfer compress resnet18 --width 0.5 --data synthetic --ratio 0.7 --bits 8 \
 		--epochs 8 --finetune-epochs 5 --out $(DEMO) --force
+	@echo; echo "A real face, read by the model that ships:"
+	$(BIN)/slimfer predict docs/pictures/astronaut.jpg
 
 test: lint
 	$(BIN)/pytest -q -m "not long"
@@ -30,7 +33,7 @@ clean:
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt $$(grep '^torch==' constraints.txt)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[train]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[train,video]'
 	touch $@
 
 # The pip that comes with Python 3.11 cannot install dependency groups, so the list is read from pyproject.toml.
