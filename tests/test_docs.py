@@ -86,3 +86,13 @@ def test_the_quick_start_runs(tmp_path, monkeypatch, capsys):
     (program,) = blocks("python")
     exec(compile(program, "README.md", "exec"), {})
     assert "happy" in capsys.readouterr().out
+
+
+def test_the_python_of_the_guide_prints_what_it_says(shared, monkeypatch, capsys):
+    """The block and its output stand one behind the other; boxes and scores are those of the detector of the guide."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SLIMFER_DETECTOR", str(shared / "face_detection_yunet_2023mar.onnx"))
+    guide = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    program, printed = re.findall(r"^```python\n(.*?)^```\n\n```\n(.*?)^```", guide, flags=re.M | re.S)[0]
+    exec(compile(program, "python.md", "exec"), {})
+    assert capsys.readouterr().out == printed
