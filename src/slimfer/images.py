@@ -58,7 +58,8 @@ def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 picture.format == "GIF" and _GIF_END not in data[-9:]
             ):
                 raise InputError("the picture is truncated")
-            return ImageOps.exif_transpose(picture)
+            ImageOps.exif_transpose(picture, in_place=True)  # no copy where nothing is to be turned
+            return picture
     except InputError:
         raise
     except UnidentifiedImageError:

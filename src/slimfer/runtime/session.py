@@ -45,15 +45,21 @@ class Session:
         self.labels = self.artifact.labels
         self.channels = self.artifact.channels
         self.image = self.artifact.image
+        face = [self.channels, self.image, self.image]
         try:
             self._answer, takes, gives = self._open(threads, optimize)
+            if takes != face or gives != [len(self.labels)]:
+                raise InputError(f"{self.where}: the metadata does not fit the graph {takes} -> {gives}")
+            self._answer(np.zeros((1, *face), np.uint8))  # some faults show only when it runs
         except InputError:
             raise
         except Exception as error:  # the exceptions of runtimes have no common type below Exception
-            reason = " ".join(str(error).split())
-            raise InputError(f"{self.artifact.path or 'model'}: {self.runtime} refuses it ({reason})") from None
-        if takes != [self.channels, self.image, self.image] or gives != [len(self.labels)]:
-            raise InputError(f"{self.artifact.path or 'model'}: the metadata does not fit the graph {takes} -> {gives}")
+            raise InputError(f"{self.where}: {self.runtime} refuses it ({' '.join(str(error).split())})") from None
+
+    @property
+    def where(self) -> str:
+        """Return what messages call the model: its path, if it has one."""
+        return str(self.artifact.path or "model")
 
     def run(self, images: Pixels) -> Probabilities:
         """Return (N, K) probabilities of faces (N, C, H, W).
