@@ -159,11 +159,14 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "predict",
         "slimfer.cli.predict:predict",
-        "Read the expression of face crops; a picture that cannot be read is a status in the answer, not an error.",
+        "Find the faces in pictures and read their expressions; a bad picture is a status in the answer, not an error.",
         (
-            "slimfer predict face.jpg --model model.onnx",
-            "slimfer predict faces/ --recursive --model runs/small --format csv > answers.csv",
-            "cat face.jpg | slimfer predict - --model model.onnx --json",
+            "slimfer predict photo.jpg",
+            "slimfer predict photos/ --recursive --out answers.jsonl --annotate marked",
+            "slimfer predict photos/ --recursive --out answers.jsonl --annotate marked --resume",
+            "slimfer predict '**/*.png' --format csv > answers.csv",
+            "slimfer predict faces/ --no-detect --model runs/small --threshold 0.6",
+            "cat photo.jpg | slimfer predict - --json",
         ),
     ),
     Verb(

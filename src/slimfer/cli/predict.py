@@ -1,26 +1,30 @@
 """`slimfer predict`."""
 
-import csv
-import io
-import json
+import os
 import sys
-from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from slimfer.cli.classifier import Runtime, RuntimeName
-from slimfer.cli.common import Answer, Common, table
+from slimfer.cli.common import Answer, Common, note
+from slimfer.cli.progress import Pace, showing
 from slimfer.cli.resolve import ArtifactFile, load_checkpoint, resolve
+from slimfer.cli.sinks import FormName, Sink, Target, printable
 from slimfer.errors import InputError
-from slimfer.report.numbers import percent
 
 if TYPE_CHECKING:
-    from slimfer.runtime.predict import Prediction, Recognizer
+    from slimfer.runtime.answer import Prediction
+    from slimfer.runtime.folder import Tally
+    from slimfer.runtime.listing import Listing
+    from slimfer.runtime.marked import MarkedFolder
+    from slimfer.runtime.predict import Recognizer
 
-# A lone hyphen is a picture on stdin, so hyphens must reach `_sources`.
+# A lone hyphen is a picture on stdin, so hyphens must reach `Listing`.
 Picture = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
@@ -28,111 +32,170 @@ def predict(
     image: Picture,
     /,
     *images: Picture,
-    model: Annotated[str, Parameter(alias="-m")],
-    format: Literal["table", "jsonl", "csv"] = "table",
+    model: Annotated[str | None, Parameter(alias="-m")] = None,
     recursive: Annotated[bool, Parameter(alias="-r")] = False,
-    threshold: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.0,
+    no_detect: bool = False,
+    detector: Path | None = None,
+    threshold: Annotated[float | None, Parameter(validator=Number(gte=0, lte=1))] = None,
+    max_pixels: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    format: FormName | None = None,
+    out: Annotated[str | None, Parameter(alias="-o", allow_leading_hyphen=True)] = None,
+    resume: bool = False,
+    force: bool = False,
+    annotate: Path | None = None,
+    strict: bool = False,
+    workers: Annotated[int | None, Parameter(validator=Number(gte=1, lte=1024))] = None,
     runtime: Runtime = "onnxruntime",
     common: Common = Common(),
 ) -> Answer | None:
-    """Read the expression of face crops; a picture that cannot be read is a status in the answer, not an error.
+    """Find the faces in pictures and read their expressions; a bad picture is a status in the answer, not an error.
 
     Args:
-        image: a picture of one face, a folder of them, or - for a picture on stdin.
+        image: a picture, a folder of them, a glob ('**/*.png', quoted or not), or - for a picture on stdin.
         images: more of them.
-        model: an .onnx artifact, a run folder or a checkpoint.
-        format: jsonl and csv print each answer as soon as it is there; --json prints one array.
-        recursive: look into folders of folders, too.
-        threshold: faces whose best score is below it are marked uncertain.
+        model: a model that ships (slimfer models), an .onnx artifact, a run folder or a checkpoint; without it, the
+            first that ships.
+        recursive: look into the folders of folders, too.
+        no_detect: every picture is one face, cropped and upright.
+        detector: the face detector's file; without it SLIMFER_DETECTOR, then the cache.
+        threshold: faces whose confidence is below it are marked uncertain; without it, the model's own.
+        max_pixels: larger pictures are not decoded but unreadable.
+        format: jsonl and csv give each answer as soon as it is there; without it a table, or what the ending of --out
+            says. --json is one array.
+        out: write the answers to this file (.jsonl, .csv, .json), without the times that they took.
+        resume: go on with the file --out (jsonl, csv), however it was left, and answer only what is missing in it.
+        force: replace the file --out, and marked pictures of the same name.
+        annotate: write the pictures with boxes, labels and scores into this folder, in the same layout.
+        strict: exit with code 1 if a picture could not be read.
+        workers: pictures that are read at the same time; without it as many as there are --threads, or CPU cores.
         runtime: see flags.
         common: see `Common`.
     """
-    sources = list(_sources((image, *images), recursive))
-    recognizer = _open(model, common, threshold, runtime)
-    predictions = _answers(recognizer, sources)
-    if common.json:
-        return Answer([prediction.to_dict() for prediction in predictions])
-    if format == "table":
-        return Answer(None, (_table(list(predictions)),))
-    for line in _jsonl(predictions) if format == "jsonl" else _csv(predictions, recognizer.labels):
-        sys.stdout.write(line)
-        sys.stdout.flush()
-    return None
+    from slimfer.runtime.listing import STDIN, Listing
+
+    target = Target.of(format, out, as_json=common.json, resume=resume, force=force)
+    listing = Listing((image, *images), recursive=recursive, leave_out=annotate)
+    if STDIN in (image, *images) and sys.stdin.isatty():
+        raise InputError("- is a picture on stdin, but that is the terminal; pipe one in: slimfer predict - < face.jpg")
+    total = listing.count()
+    at_once = min(total, workers or common.thread_count(default=_cores()))
+    recognizer = _open(
+        model,
+        runtime,
+        threads=max(1, common.thread_count(default=at_once) // at_once),
+        threshold=threshold,
+        detect=not no_detect,
+        detector=detector,
+        **({} if max_pixels is None else {"max_pixels": max_pixels}),
+    )
+    job = _Job(recognizer, listing, _marked(annotate, listing, again=resume or force))
+    about = recognizer.session.artifact
+    quiet = replace(common, quiet=common.quiet or total == 1 or target.is_on_screen)
+    with target.open(recognizer.labels, (about.name, about.metadata["version"])) as sink, showing(quiet) as show:
+        pace = Pace(show, total, "pictures", done=sink.tally.pictures)
+        _answer_all(job, sink, target, pace, at_once)
+    _report(sink.tally, listing, pace, common)
+    code = 1 if strict and sink.tally.failed else 0
+    return Answer(_summary(target.out, sink.tally) if target.out else sink.document, sink.view(), exit_code=code)
 
 
-def _open(text: str, common: Common, threshold: float, runtime: RuntimeName) -> "Recognizer":
+@dataclass(frozen=True)
+class _Job:
+    """What is done with each picture; several threads do it at once."""
+
+    recognizer: "Recognizer"
+    listing: "Listing"
+    marked: "MarkedFolder | None"
+
+    def __call__(self, path: str) -> "Prediction":
+        if self.marked is None:
+            return self.recognizer.predict(sys.stdin.buffer if path == "-" else path)
+        return self._marked(path, self.marked)
+
+    def _marked(self, path: str, folder: "MarkedFolder") -> "Prediction":
+        """Decode once for both: the answer and the marked picture."""
+        from slimfer.images import plain, read_image
+        from slimfer.runtime.predict import MAX_BYTES
+
+        source: str | bytes = path
+        try:
+            if path == "-":
+                source = data = sys.stdin.buffer.read(MAX_BYTES + 1)
+            else:
+                data = Path(path).read_bytes() if 0 < os.path.getsize(path) <= MAX_BYTES else b""
+            picture = plain(read_image(data, max_pixels=self.recognizer.max_pixels))
+        except (InputError, OSError):
+            return self.recognizer.predict(source)  # which says what is wrong
+        prediction = self.recognizer.read(picture, None if path == "-" else path)
+        folder.save(Path("stdin.png") if path == "-" else self.listing.relative(path), picture, prediction)
+        return prediction
+
+
+def _open(text: str | None, runtime: RuntimeName, **settings: Any) -> "Recognizer":
     """Open an artifact, or write the checkpoint as one in memory, so that both give the same answers."""
     from slimfer.runtime.predict import Recognizer
 
-    source: Path | bytes
-    model = resolve(text, prefer="artifact")
-    if isinstance(model, ArtifactFile):
-        source = model.path
-    else:
-        from slimfer.export.onnx import to_onnx
-
-        source = to_onnx(load_checkpoint(text))
-    return Recognizer(source, threads=common.thread_count(), threshold=threshold, runtime=runtime)
-
-
-def _sources(names: tuple[str, ...], recursive: bool) -> Iterator[str]:
-    """Give every picture that the arguments name.
-
-    Raises:
-        InputError: if one of them is not there, or is a folder without pictures.
-    """
-    from slimfer.images import SUFFIXES
-
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            found = sorted(p for p in path.glob("**/*" if recursive else "*") if p.suffix.lower() in SUFFIXES)
-            if not found:
-                deeper = "" if recursive else "; --recursive looks into its folders, too"
-                raise InputError(f"{name}: a folder without pictures ({', '.join(SUFFIXES)}){deeper}")
-            yield from map(str, found)
-        elif name == "-" or path.is_file():
-            yield name
+    source: Path | bytes | None = None
+    if text is not None:
+        model = resolve(text, prefer="artifact")
+        if isinstance(model, ArtifactFile):
+            source = model.path
         else:
-            raise InputError(f"{name}: no such {'option' if name.startswith('-') else 'file or folder'}")
+            from slimfer.export.onnx import to_onnx
+
+            source = to_onnx(load_checkpoint(text))
+    return Recognizer(source, runtime=runtime, **settings)
 
 
-def _answers(recognizer: "Recognizer", sources: list[str]) -> "Iterator[Prediction]":
-    for source in sources:
-        yield recognizer.predict(sys.stdin.buffer.read() if source == "-" else source)
+def _marked(folder: Path | None, listing: "Listing", *, again: bool) -> "MarkedFolder | None":
+    if folder is None:
+        return None
+    from slimfer.runtime.marked import MarkedFolder
+
+    return MarkedFolder(folder, listing.roots, again=again)
 
 
-def _table(predictions: "list[Prediction]") -> Any:
-    rows = [(one.path or "-", *_verdict(one)) for one in predictions]
-    return table(("picture", "expression", "score %", "note"), rows, numeric=(False, False, True, False))
+def _answer_all(job: _Job, sink: Sink, target: Target, pace: Pace, at_once: int) -> None:
+    """Answer every picture that the sink does not have, in order."""
+    from slimfer.runtime.parallel import in_order
+
+    missing = (path for path in job.listing if path not in sink)
+    try:
+        with closing(in_order(job, missing, at_once)) as answers:
+            for one in answers:
+                sink.write(one)
+                pace.step()
+    except KeyboardInterrupt:
+        if target.out and target.form != "json":
+            note(f"{target.out} holds {sink.tally.pictures:,} answers; the same command with --resume goes on")
+        raise
 
 
-def _verdict(prediction: "Prediction") -> tuple[str, str, str]:
-    if prediction.status != "ok":
-        return prediction.status, "", prediction.error or ""
-    face = prediction.faces[0]
-    return face.label, percent(face.score), "uncertain" if face.uncertain else ""
+def _report(tally: "Tally", listing: "Listing", pace: Pace, common: Common) -> None:
+    """Say on stderr what could not be read, and in one line how it all ended."""
+    failed = tally.statuses["unreadable"]
+    if failed:
+        note(f"could not be read: {failed:,} of {tally.pictures:,}")
+        for path, reason in tally.problems:
+            note(f"  {printable(path)}: {printable(reason)}")
+        if failed > len(tally.problems):
+            note(f"  and {failed - len(tally.problems):,} more, which have the status unreadable in the answers")
+    for folder, reason in listing.closed.items():
+        note(f"could not be opened: {printable(folder)}: {reason}")
+    if tally.no_detector:
+        note(f"no face detector: {tally.no_detector}")
+    if tally.pictures > 1 and not common.quiet:
+        parts = ", ".join(f"{number:,} {status}" for status, number in sorted(tally.statuses.items()))
+        speed = f"; {pace.rate:.3g} pictures/s" if pace.seconds > 1 else ""
+        note(f"{tally.pictures:,} pictures: {parts}{speed}")
 
 
-def _jsonl(predictions: "Iterator[Prediction]") -> Iterator[str]:
-    for prediction in predictions:
-        yield json.dumps(prediction.to_dict(), allow_nan=False) + "\n"
+def _summary(out: Path, tally: "Tally") -> dict[str, Any]:
+    """Return what `--json` says when the answers go to a file."""
+    listed = [{"path": path, "error": reason} for path, reason in tally.problems]
+    return {"out": str(out), "pictures": tally.pictures, "statuses": dict(tally.statuses), "unreadable": listed}
 
 
-def _csv(predictions: "Iterator[Prediction]", labels: tuple[str, ...]) -> Iterator[str]:
-    """Give the lines of a csv: one row per picture, one column per class."""
-    yield _row("path", "status", "label", "score", "uncertain", *labels)
-    for one in predictions:
-        path = one.path or "-"
-        if one.faces:
-            face = one.faces[0]
-            scores = (f"{face.scores[label]:.6f}" for label in labels)
-            yield _row(path, one.status, face.label, f"{face.score:.6f}", str(face.uncertain).lower(), *scores)
-        else:
-            yield _row(path, one.status, *[""] * (3 + len(labels)))
-
-
-def _row(*cells: str) -> str:
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerow(cells)
-    return stream.getvalue()
+def _cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

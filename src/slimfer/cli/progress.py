@@ -1,4 +1,4 @@
-"""How far a training is: a bar with the time left on a terminal, one line per epoch elsewhere, nothing when quiet."""
+"""How far a work is: a bar with the time left on a terminal, one line per step elsewhere, nothing when quiet."""
 
 import os
 import sys
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from slimfer.train import loop
 
 
+# Seconds between two moves of a bar, before the first line about many things, and between two lines at most.
+_MOVE, _SHORT, _PAUSE = 0.1, 5.0, 60.0
+
+
 class Show(Protocol):
-    """Where the state of a training goes besides log.txt."""
+    """Where the state of a work goes besides log.txt; an epoch is whatever deserves a line."""
 
     def step(self, title: str, done: float) -> None:
-        """Take note that the share `done` of the training is over."""
+        """Take note that the share `done` of the work is over."""
 
     def epoch(self, line: str) -> None:
         """Take note of a finished epoch."""
@@ -111,3 +115,44 @@ def in_words(seconds: float) -> str:
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+class Pace:
+    """Follows work on many things of one kind: moves the bar, and elsewhere gives a line now and then.
+
+    A line comes at every tenth of the work, and every minute, but none in the first seconds: short work needs none.
+    """
+
+    def __init__(self, show: Show, total: int, what: str, *, done: int = 0) -> None:
+        """Begin, with `done` of `total` things done already by an earlier process."""
+        self._show, self._total, self._what = show, max(total, 1), what
+        self._first = self.done = done
+        self._begun = self._moved = self._said = time.monotonic()
+        self._tenth = 10 * done // self._total
+
+    def step(self) -> None:
+        """Take note of one more."""
+        self.done += 1
+        now = time.monotonic()
+        if now - self._moved >= _MOVE:
+            self._moved = now
+            self._show.step(f"{self.done:,} of {self._total:,} {self._what}", min(1.0, self.done / self._total))
+        tenth = 10 * self.done // self._total
+        due = tenth > self._tenth or now - self._said >= _PAUSE
+        if due and self.done < self._total and now - self._begun >= _SHORT:
+            self._tenth, self._said = tenth, now
+            self._show.epoch(self._line(now))
+
+    @property
+    def seconds(self) -> float:
+        """Return how long this process has worked."""
+        return time.monotonic() - self._begun
+
+    @property
+    def rate(self) -> float:
+        """Return the things done per second by this process."""
+        return (self.done - self._first) / max(self.seconds, 1e-9)
+
+    def _line(self, now: float) -> str:
+        left = in_words((now - self._begun) * (self._total - self.done) / (self.done - self._first))
+        return f"{self.done:,} of {self._total:,} {self._what}  {in_words(now - self._begun)}  left {left}"
