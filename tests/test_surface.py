@@ -15,8 +15,8 @@ from test_layers import MODULES, SOURCE, name_of
 
 # Modules of cli/ that hold no verb, and of model/ that hold no network.
 CLI_PARTS = {
-    "app", "budget", "chain", "classifier", "common", "flags", "masks", "memory", "progress", "record", "resolve",
-    "sinks", "start", "steps", "units",
+    "app", "budget", "chain", "classifier", "common", "flags", "masks", "memory", "opening", "progress",
+    "record", "resolve", "sinks", "start", "steps", "units",
 }  # fmt: skip
 MODEL_PARTS = {
     "blocks",
@@ -26,6 +26,7 @@ MODEL_PARTS = {
     "mode",
     "narrow",
     "placing",
+    "prefix",
     "quant",
     "rounding",
     "spec",

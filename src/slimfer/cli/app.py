@@ -170,6 +170,16 @@ VERBS: tuple[Verb, ...] = (
         ),
     ),
     Verb(
+        "watch",
+        "slimfer.cli.watch:watch",
+        "Follow faces and their expressions in a camera, a video or a stream: a page on this machine, or files.",
+        (
+            "slimfer watch 0",
+            "slimfer watch clip.mp4 --no-page --out clip.jsonl --annotate marked.mp4",
+            "slimfer watch rtsp://camera.local/stream --port 0 --out answers.csv",
+        ),
+    ),
+    Verb(
         "report",
         "slimfer.cli.report:report",
         "Write RUN/report.html, one self-contained page, from RUN/results.json.",

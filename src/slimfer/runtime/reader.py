@@ -113,7 +113,9 @@ class Reader:
         source = self._source
         if source is None:
             raise self._error or InputError(f"{name} cannot be read")
-        self.live, self.fps, self.total = source.live, source.fps, source.total
+        self.live: bool = source.live
+        self.fps: float = source.fps
+        self.total: int | None = source.total
 
     def __iter__(self) -> Iterator[Frame]:
         return self
