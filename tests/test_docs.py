@@ -70,12 +70,23 @@ def test_every_flag_and_verb_in_the_documents_exists():
             assert flag in shown, line
 
 
-def test_the_quick_start_runs(tmp_path, monkeypatch, capsys):
+def test_the_quick_start_prints_what_it_says(shared, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SLIMFER_DETECTOR", str(shared / "face_detection_yunet_2023mar.onnx"))
+    commands, printed = blocks("")[:2]
+    (command,) = re.findall(r"^slimfer .*$", commands, flags=re.M)
+    assert run(shlex.split(command)[1:]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        line.split() for line in printed.splitlines()
+    ]
+
+
+def test_the_way_to_a_model_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "faces", synthetic(n_train=256, n_validation=64, n_test=7), "folder")
     os.replace(next((tmp_path / "faces" / "validation" / "happy").glob("*.png")), "face.jpg")
     quick = " --width 0.25 --epochs 1 --finetune-epochs 1 --batch-size 64"
-    start = blocks("")[1]
+    start = next(block for block in blocks("") if "slimfer compress" in block)
     commands = [line.replace("fer2013.zip", "faces") for line in start.splitlines() if line.startswith("slimfer")]
     assert len(commands) == 3
     for command in commands:
