@@ -55,7 +55,7 @@ def watch(
     runtime: Runtime = "onnxruntime",
     common: Common = Common(),
 ) -> Answer:
-    """Follow faces and their expressions in a camera, a video or a stream, in a page on this machine or into files.
+    """Follow faces and their expressions in a camera, a video or a stream: a page on this machine, or files.
 
     Args:
         source: number of a camera (0), a video file, an animated picture, a folder of frames, or the address of a
