@@ -306,3 +306,43 @@ def test_without_a_detector_no_file_is_filled(slimfer, folder: Path, tmp_path: P
     done = slimfer("predict", str(folder), "--out", str(tmp_path / "a.csv"), env=env, code=hide)
     assert done.returncode == 2
     assert "--no-detect" in done.stderr
+
+
+# --- what the page says -----------------------------------------------------------------------------------------------
+def test_the_page_shows_the_answer_as_it_is(read, folder: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "predict.md").read_text()
+    example = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    answer = json.loads(read(folder / "a.png", "--json").stdout)[0]
+    assert example.keys() == answer.keys()
+    assert example["faces"][0].keys() == answer["faces"][0].keys()
+    assert example["faces"][0]["scores"].keys() == answer["faces"][0]["scores"].keys()
+    columns = read(folder / "a.png", "--format", "csv").stdout.splitlines()[0].replace(",", ", ")
+    before, _, after = columns.partition(", angry, disgust, fear, happy, sad, surprise, neutral, ")
+    words = " ".join(page.split())
+    assert f"`{before}`" in words
+    assert f"`{after}`" in words
+
+
+@pytest.mark.long
+def test_a_hundred_kills(read, artifact: Path, crops: Path, tmp_path: Path) -> None:
+    """At uniform times, over both forms and with marked pictures: the same bytes, and nothing left behind."""
+    rng = np.random.default_rng(0)
+    for ending in ("jsonl", "csv"):
+        whole, expected = tmp_path / f"whole.{ending}", tmp_path / f"expected_{ending}"
+        read(crops, "-r", "--out", whole, "--annotate", expected)
+        kills = 0
+        while kills < 50:
+            out, marked = tmp_path / f"{kills}.{ending}", tmp_path / f"{kills}_{ending}"
+            arguments = (str(crops), "-r", "--out", str(out), "--annotate", str(marked), "--resume", "--workers", "3")
+            for _ in range(5):
+                process = started(artifact, *arguments)
+                wait_for(out, 0)
+                time.sleep(rng.uniform(0, 0.4))
+                process.kill()
+                process.communicate()
+                kills += 1
+            assert read(*arguments).returncode == 0
+            assert out.read_bytes() == whole.read_bytes()
+            assert {path.relative_to(marked): path.read_bytes() for path in marked.rglob("*") if path.is_file()} == {
+                path.relative_to(expected): path.read_bytes() for path in expected.rglob("*") if path.is_file()
+            }
