@@ -210,9 +210,10 @@ def _check_metadata(artifact: Artifact) -> None:
     missing = [key for key in REQUIRED if key not in metadata]
     if missing:
         raise InputError(f"metadata without {', '.join(missing)}")
-    if not metadata["slimfer.format"].isdecimal():
-        raise InputError(f"slimfer.format is {metadata['slimfer.format']!r}, not a number")
-    version = int(metadata["slimfer.format"])
+    number = metadata["slimfer.format"]
+    if not number.isdecimal() or len(number) > 9:
+        raise InputError(f"slimfer.format is {number[:20]!r}, not a number that a format could have")
+    version = int(number)
     if version > FORMAT:
         raise InputError(f"format {version} is newer than this slimfer reads ({FORMAT}); please update")
     try:
@@ -226,7 +227,7 @@ def _check_metadata(artifact: Artifact) -> None:
     except (InputError, ValueError, TypeError, IndexError, KeyError, RecursionError):
         usable = False
     if not usable:
-        raise InputError("metadata whose {known} cannot be read")
+        raise InputError("metadata whose labels, channels, imgsz, scores, lineage, recipe or calibration cannot be read")
 
 
 # --- the graph ------------------------------------------------------------------------------------------------------

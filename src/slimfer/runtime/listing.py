@@ -91,7 +91,7 @@ class Listing:
                     if entry.is_dir(follow_symlinks=False):
                         if self._recursive and not self._is_left_out(entry):
                             folders.add(entry.name)
-                    elif entry.name.lower().endswith(SUFFIXES) and (entry.is_file() or _is_broken(entry)):
+                    elif entry.name.lower().endswith(SUFFIXES) and _could_be_read(entry):
                         files.append(entry.name)
         except OSError as error:
             if top:
@@ -152,5 +152,9 @@ def _is_file(path: str) -> bool:
     return os.path.lexists(path) and not os.path.isdir(path)
 
 
-def _is_broken(entry: "os.DirEntry[str]") -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
+def _could_be_read(entry: "os.DirEntry[str]") -> bool:
+    """Whether this is a file, or a link that leads nowhere: that one is answered and listed, too."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:  # a link to itself
+        return True

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from slimfer.artifact import Artifact
 from slimfer.errors import InputError
-from slimfer.images import MAX_PIXELS, array_picture, plain, read_image, to_pixels
+from slimfer.images import MAX_PIXELS, array_picture, check_size, plain, read_image, to_pixels
 from slimfer.runtime.answer import Box, Face, Prediction
 from slimfer.runtime.crop import box_of, face_pixels
 from slimfer.runtime.detectors import open_detector
@@ -178,6 +178,7 @@ class Recognizer:
             if isinstance(source, np.ndarray):
                 return array_picture(source)
             if isinstance(source, Image.Image):
+                check_size(source, self.max_pixels)
                 return plain(ImageOps.exif_transpose(source))
             if isinstance(source, str | Path):
                 source = _contents(Path(source))
