@@ -25,6 +25,8 @@ from slimfer.runtime.session import SILENT
 
 SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 SIZE = 320
+MOST = 960  # pixels of the longer side, the most that are tried: 75 MB of memory; 1280 would take 130
+SURE = 48  # pixels of a face in the network's input, from which it is found for sure, and others of its size, too
 MIN_SCORE = 0.6
 STRIDES = (8, 16, 32)
 MULTIPLE = 32  # of the sides of the input: the last map is 32 times smaller
@@ -41,21 +43,32 @@ Floats = npt.NDArray[np.float32]
 class YuNet:
     """Finds faces with YuNet; safe to use from several threads at once.
 
+    A picture is looked at in `size` pixels first. Where there is no face, or one so small that smaller ones may be
+    missed, it is looked at in twice as many, and so on up to `most` or to the picture's own size.
+
     Attributes:
-        size: pixels of the longer side that the network sees.
+        size: pixels of the longer side that the network sees first.
+        most: pixels of the longer side that it sees at last; `size` for one look only.
         min_score: of the faces that are returned.
     """
 
     name = "yunet"
 
     def __init__(
-        self, model: str | Path | bytes, *, size: int = SIZE, min_score: float = MIN_SCORE, threads: int = 1
+        self,
+        model: str | Path | bytes,
+        *,
+        size: int = SIZE,
+        most: int = MOST,
+        min_score: float = MIN_SCORE,
+        threads: int = 1,
     ) -> None:
         """Open `face_detection_yunet_2023mar.onnx`.
 
         Args:
             model: path or bytes of the file.
-            size: pixels of the longer side that the network sees, at least 32; pictures are brought to it.
+            size: pixels of the longer side that the network sees first, at least 32; pictures are brought to it.
+            most: pixels of the longer side that it sees at last.
             min_score: of the faces that are returned, in (0, 1].
             threads: CPU threads.
 
@@ -69,17 +82,33 @@ class YuNet:
         if threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
         self.size = size
+        self.most = most
         self.min_score = min_score
-        self._session = _open(_any_size(_checked(model)), threads)
+        self._session = _open(_any_size(read(model)), threads)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._buffers = threading.local()
 
     def find(self, picture: Image.Image) -> tuple[Found, ...]:
         """Return the faces of an upright picture, the largest first."""
-        width, height = picture.size
-        if not width or not height:
+        longer = max(picture.size)
+        if not min(picture.size):
             return ()
-        scale = self.size / max(width, height)
+        size, rows = self.size, np.empty((0, 15), np.float32)
+        while True:
+            rows = np.concatenate([rows, self._look(picture, size)])
+            smallest = rows[:, 2:4].max(1).min(initial=longer) * size / longer
+            last = min(self.most, longer)
+            if size >= last or (len(rows) and smallest >= SURE):
+                break
+            size = min(2 * size, last)
+        if size > self.size:
+            rows = rows[suppress(rows)]  # the same faces were found several times
+        return tuple(sorted(map(_found, rows), key=lambda face: face.w * face.h, reverse=True))
+
+    def _look(self, picture: Image.Image, size: int) -> Floats:
+        """Return the faces as rows of `decode`, in pixels of the picture, seen at `size` pixels of the longer side."""
+        width, height = picture.size
+        scale = size / max(width, height)
         small = max(1, round(width * scale)), max(1, round(height * scale))
         blob = self._blob(_resized(picture, small))
         outputs = dict(zip(self._outputs, self._session.run(self._outputs, {"input": blob}), strict=True))
@@ -87,8 +116,7 @@ class YuNet:
         rows = rows[suppress(rows)]
         rows[:, 0:14:2] *= width / small[0]
         rows[:, 1:14:2] *= height / small[1]
-        found = [_found(row) for row in rows]
-        return tuple(sorted(found, key=lambda face: face.w * face.h, reverse=True))
+        return rows
 
     def _blob(self, picture: Image.Image) -> Floats:
         """Return (1, 3, H, W): blue, green, red in 0-255, black up to multiples of 32 at the right and the bottom.
@@ -169,9 +197,15 @@ def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return picture if picture.size == size else picture.resize(size, FILTER, reducing_gap=1.0)
 
 
-def _checked(model: str | Path | bytes) -> bytes:
-    """Return the bytes of the one file that is known to work."""
+def read(model: str | Path | bytes) -> bytes:
+    """Return the bytes of the one file that is known to work.
+
+    Raises:
+        InputError: if it is not there or is any other.
+    """
     what = "the face detector" if isinstance(model, bytes) else str(model)
+    if not isinstance(model, bytes) and not Path(model).is_file():  # a pipe or a device might never end
+        raise InputError(f"{what}: the face detector is not there (no such file)")
     try:
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
     except (OSError, ValueError) as error:
