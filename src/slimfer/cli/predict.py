@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from slimfer.cli.classifier import Runtime, RuntimeName
+from slimfer.cli.classifier import Runtime
 from slimfer.cli.common import Answer, Common, note
+from slimfer.cli.opening import open_recognizer
 from slimfer.cli.progress import Pace, showing
-from slimfer.cli.resolve import ArtifactFile, load_checkpoint, resolve
 from slimfer.cli.sinks import FormName, Sink, Target, printable
 from slimfer.errors import InputError
 
@@ -79,7 +79,7 @@ def predict(
         raise InputError("- is a picture on stdin, but that is the terminal; pipe one in: slimfer predict - < face.jpg")
     total = listing.count()
     at_once = min(total, workers or common.thread_count(default=_cores()))
-    recognizer = _open(
+    recognizer = open_recognizer(
         model,
         runtime,
         threads=max(1, common.thread_count(default=at_once) // at_once),
@@ -129,22 +129,6 @@ class _Job:
         prediction = self.recognizer.read(picture, None if path == "-" else path)
         folder.save(Path("stdin.png") if path == "-" else self.listing.relative(path), picture, prediction)
         return prediction
-
-
-def _open(text: str | None, runtime: RuntimeName, **settings: Any) -> "Recognizer":
-    """Open an artifact, or write the checkpoint as one in memory, so that both give the same answers."""
-    from slimfer.runtime.predict import Recognizer
-
-    source: Path | bytes | None = None
-    if text is not None:
-        model = resolve(text, prefer="artifact")
-        if isinstance(model, ArtifactFile):
-            source = model.path
-        else:
-            from slimfer.export.onnx import to_onnx
-
-            source = to_onnx(load_checkpoint(text))
-    return Recognizer(source, runtime=runtime, **settings)
 
 
 def _marked(folder: Path | None, listing: "Listing", *, again: bool) -> "MarkedFolder | None":

@@ -138,7 +138,7 @@ class Appended(Sink):
             InputError: if there is no face detector: the picture would count as done.
         """
         if prediction.status == "no_detector":
-            raise InputError(f"{prediction.error}; or --no-detect, if the pictures are faces")
+            raise InputError(prediction.error)
         self._file.write(prediction)
         super().write(prediction)
 
