@@ -1,21 +1,27 @@
 """What is fuzzed: readers, whole files for them, and the only exceptions that may come out."""
 
+import atexit
 import hashlib
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from fuzz.samples import PICTURES
+from runtime.videos import write_gif, write_video
 from slimfer.artifact import open_artifact
 from slimfer.errors import SlimferError
 from slimfer.images import read_image, to_pixels
 from slimfer.runtime.predict import Recognizer
 from slimfer.runtime.session import Session
+from slimfer.runtime.video import open_video
 from slimfer.runtime.yunet import YuNet
 from slimfer.shipped import SHIPPED
 
@@ -78,6 +84,22 @@ def graph() -> Target:
     return Target(read, [to_onnx(net) for net in (*nets, integers)])
 
 
+def moving(write: Callable[[Path, int], Path], *endings: str) -> Target:
+    """Videos and animated pictures, opened by path as users do; the first frames of each."""
+    folder = Path(tempfile.mkdtemp(prefix="slimfer-fuzz-"))
+    atexit.register(shutil.rmtree, folder)
+    samples = [write(folder / f"sample{ending}", 6).read_bytes() for ending in endings]
+    path = folder / f"input{endings[0]}"  # what is in it decides how it is read
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        with open_video(path) as video:
+            for frame in islice(video, 4):
+                frame.picture.load()
+
+    return Target(read, samples)
+
+
 def detector() -> Target:
     file = detector_file()
     assert file, "no file of the detector"
@@ -126,6 +148,8 @@ FAULTS: Mapping[str, Callable[[], object]] = {
 }
 TARGETS: Mapping[str, Callable[[], Target]] = {
     **{kind.lower(): partial(picture, kind) for kind in PICTURES},
+    "animation": partial(moving, write_gif, ".gif", ".webp", ".png"),
+    "video": partial(moving, write_video, ".mp4", ".avi", ".mkv"),
     "predict": predict,
     "artifact": artifact,
     "graph": graph,

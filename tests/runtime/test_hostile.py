@@ -209,6 +209,16 @@ def test_bombs_are_refused_without_memory(tmp_path):
     assert (done.stdout, done.stderr, done.returncode) == ("unreadable\n", "", 0)
 
 
+def test_the_terminal_shows_our_sentence_and_no_warning_of_a_library(tmp_path):
+    """Pillow warns from 90 to 180 million pixels; the pictures of this process cannot show it, warnings are errors."""
+    path = tmp_path / "huge.png"
+    path.write_bytes(huge("PNG", 12_000))
+    command = [sys.executable, "-m", "slimfer", "predict", str(path), "--no-detect", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert re.fullmatch(f"could not be read: 1 of 1\n  {path}: the picture has 12000 x 12000 .*\n", done.stderr)
+
+
 def test_there_is_a_bomb_of_every_format(monkeypatch):
     """Control: each says what it is meant to say."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)

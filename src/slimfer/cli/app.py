@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -163,7 +164,7 @@ VERBS: tuple[Verb, ...] = (
         (
             "slimfer predict photo.jpg",
             "slimfer predict photos/ --recursive --out answers.jsonl --annotate marked",
-            "slimfer predict photos/ --recursive --out answers.jsonl --annotate marked --resume",
+            "slimfer predict photos/ -r -o answers.jsonl --annotate marked --resume",
             "slimfer predict '**/*.png' --format csv > answers.csv",
             "slimfer predict faces/ --no-detect --model runs/small --threshold 0.6",
             "cat photo.jpg | slimfer predict - --json",
@@ -232,6 +233,8 @@ app = make_app(VERBS)
 
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
+    if not (sys.warnoptions or is_set("SLIMFER_DEBUG")):
+        warnings.simplefilter("ignore")  # libraries warn of pictures that the answer speaks of anyway
     sys.exit(run(sys.argv[1:]))
 
 
