@@ -9,6 +9,8 @@ python -m bench.run trade_offs --control runs/first/dense.safetensors --data fer
 python -m bench.run masks --control runs/first/dense.safetensors --data fer2013.zip --card docs/methods/pruning.md
 python -m bench.run leaks --models runs/first/model.onnx --data fer2013.zip
 python -m bench.run rivals --data PHOTOS --detector face_detection_yunet_2023mar.onnx --packages rivals
+python -m bench.run crops --data fer2013.zip --photos photos --detector yunet.onnx --card docs/faces.md
+python -m bench.run finding --photos photos --detector yunet.onnx
 python -m bench.run microexpnet --models runs/first/model.onnx --data fer2013.zip --chart docs/methods/microexpnet.svg
 """
 
@@ -22,7 +24,9 @@ import numpy as np
 import torch
 
 from bench import (
+    crops,
     dsd,
+    finding,
     inference,
     leaks,
     masks,
@@ -127,6 +131,21 @@ def _rivals(options: argparse.Namespace) -> dict[str, Any]:
     )
 
 
+def _crops(options: argparse.Namespace) -> dict[str, Any]:
+    if options.data is None or options.photos is None or options.detector is None:
+        raise InputError("crops needs --data SRC, --photos FOLDER and --detector FILE")
+    settings = crops.Settings(step=100) if options.smoke else crops.Settings()
+    models = options.models or list(SHIPPED.values())
+    return crops.run(settings, options.detector, models, options.photos, load(options.data)["validation"])
+
+
+def _finding(options: argparse.Namespace) -> dict[str, Any]:
+    if options.photos is None or options.detector is None:
+        raise InputError("finding needs --photos FOLDER and --detector FILE")
+    small = {"pictures": 2, "repeats": 2} if options.smoke else {}
+    return finding.run(options.detector, options.models or list(SHIPPED.values()), options.photos, **small)
+
+
 def _network_and_faces(options: argparse.Namespace) -> tuple[Checkpoint, Faces]:
     if options.control is None or options.data is None:
         raise InputError(f"{options.bench} needs --control CHECKPOINT and --data SRC")
@@ -156,6 +175,8 @@ BENCHES: Mapping[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Call
     "leaks": (_leaks, leaks.table),
     "microexpnet": (_microexpnet, microexpnet.tables),
     "rivals": (_rivals, rivals.tables),
+    "crops": (_crops, crops.tables),
+    "finding": (_finding, finding.tables),
 }
 CHARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"microexpnet": microexpnet.chart}
 
@@ -170,7 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--models", type=Path, nargs="+", default=[], help="inference, leaks: .onnx artifacts; microexpnet: teachers"
     )
-    parser.add_argument("--detector", type=Path, help="rivals: YuNet's file, for the way from a frame to the answer")
+    parser.add_argument("--detector", type=Path, help="rivals, crops, finding: YuNet's file")
+    parser.add_argument("--photos", type=Path, help="crops, finding: folder of photos with labels.csv")
     parser.add_argument("--packages", type=Path, help="rivals: folder of fer, LiteRT and OpenCV (pip --target)")
     parser.add_argument("--epochs", type=int, help="microexpnet: of every training")
     parser.add_argument("--seeds", type=int, help="microexpnet: number of seeds")

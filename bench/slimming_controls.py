@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from slimfer.compress.config import Criterion, PruneConfig, SlimConfig
+from slimfer.compress.config import Criterion, Limits, PruneConfig, SlimConfig
 from slimfer.compress.prune import prune
 from slimfer.compress.slim import slim
 from slimfer.data.frames import Dataset
@@ -41,7 +41,9 @@ class Settings:
     """
 
     criteria: tuple[Criterion, ...] = ("l1", "fpgm", "taylor", "random")
-    slim: SlimConfig = field(default_factory=SlimConfig)
+    slim: SlimConfig = field(
+        default_factory=lambda: SlimConfig(ratio=0.65, limits=Limits(round_to=8, max_layer_ratio=0.85))
+    )
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=2, lr=0.02))
 
 
