@@ -178,7 +178,7 @@ def check_target(path: Path, *, resume: bool, force: bool) -> None:
     """See whether a file may be written.
 
     Raises:
-        InputError: if it exists and neither `resume` nor `force` is set, is a folder, or its own folder is missing.
+        InputError: if it exists and neither `resume` nor `force` is set, is a folder or in none, or is read-only.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; --out takes the name of a file")
@@ -186,6 +186,8 @@ def check_target(path: Path, *, resume: bool, force: bool) -> None:
         raise InputError(f"{path.parent}: no such folder to write {path.name} into; make it first")
     if path.is_file() and path.stat().st_size and not (resume or force):
         raise InputError(f"{path} exists; --resume goes on with it, --force replaces it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{path}: no permission to write it")
 
 
 class _Paths:

@@ -76,12 +76,24 @@ class Listing:
 
     def _expand(self, name: str) -> Iterator[str]:
         if os.path.isdir(name):
-            return self._walk(os.fspath(Path(name)), top=True)
+            return self._walk(os.fspath(Path(name)))
         if _is_file(name) or not glob.has_magic(name):
             return iter((name,))
         return self._matches(name)
 
-    def _walk(self, folder: str, *, top: bool = False) -> Iterator[str]:
+    def _walk(self, top: str) -> Iterator[str]:
+        pending = [iter(self._entries(top, top=True))]
+        while pending:
+            for path, is_folder in pending[-1]:
+                if is_folder:
+                    pending.append(iter(self._entries(path)))
+                    break
+                yield path
+            else:
+                pending.pop()
+
+    def _entries(self, folder: str, *, top: bool = False) -> Iterator[tuple[str, bool]]:
+        """Give the pictures and folders in a folder by name, and whether each is a folder."""
         files, folders = [], set()
         try:
             with os.scandir(folder) as entries:
@@ -98,11 +110,7 @@ class Listing:
                 raise InputError(f"{folder}: {error.strerror}") from None
             self.closed[folder] = error.strerror or str(error)
         for name in sorted((*files, *folders)):
-            path = os.path.join(folder, name)
-            if name in folders:
-                yield from self._walk(path)
-            else:
-                yield path
+            yield os.path.join(folder, name), name in folders
 
     def _matches(self, pattern: str) -> Iterator[str]:
         ending = Path(pattern).suffix
