@@ -290,6 +290,12 @@ def test_what_cannot_be_is_one_sentence(read, folder: Path, tmp_path: Path) -> N
     assert there.read_text() == "mine\n"
 
 
+def test_a_closed_stdin_is_one_sentence(slimfer, artifact: Path) -> None:
+    done = slimfer("predict", "-", "--no-detect", "-m", str(artifact), code="import sys; sys.stdin = None")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "a picture on stdin, and there is none" in done.stderr
+
+
 def test_too_large_is_a_status(read, folder: Path) -> None:
     done = read(folder / "a.png", "--max-pixels", "1199", "--json")
     assert json.loads(done.stdout)[0]["status"] == "unreadable"

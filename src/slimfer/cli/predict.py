@@ -75,8 +75,8 @@ def predict(
 
     target = Target.of(format, out, as_json=common.json, resume=resume, force=force)
     listing = Listing((image, *images), recursive=recursive, leave_out=annotate)
-    if STDIN in (image, *images) and sys.stdin.isatty():
-        raise InputError("- is a picture on stdin, but that is the terminal; pipe one in: slimfer predict - < face.jpg")
+    if STDIN in (image, *images) and (sys.stdin is None or sys.stdin.isatty()):
+        raise InputError("- is a picture on stdin, and there is none; pipe one in: slimfer predict - < face.jpg")
     total = listing.count()
     at_once = min(total, workers or common.thread_count(default=_cores()))
     recognizer = open_recognizer(
@@ -124,7 +124,7 @@ class _Job:
             else:
                 data = Path(path).read_bytes() if 0 < os.path.getsize(path) <= MAX_BYTES else b""
             picture = plain(read_image(data, max_pixels=self.recognizer.max_pixels))
-        except (InputError, OSError):
+        except (InputError, OSError, MemoryError):
             return self.recognizer.predict(source)  # which says what is wrong
         prediction = self.recognizer.read(picture, None if path == "-" else path)
         folder.save(Path("stdin.png") if path == "-" else self.listing.relative(path), picture, prediction)
