@@ -69,7 +69,7 @@ def test_a_file_becomes_rows_a_marked_video_and_a_summary(slimfer, clip, tmp_pat
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(row["frame"], row["seconds"], row["track"], row["face"]) for row in rows] == [
-        (n, n / 25, 1, 0) for n in range(50)
+        (n, n / 25, 1, 1) for n in range(50)
     ]
     for row in rows:
         for kind in ("raw", "smoothed"):
@@ -248,7 +248,7 @@ def test_the_page_shows_a_file_in_real_time_and_says_the_end(start, clip):
     connection.close()
 
 
-def test_the_page_of_a_stream_ends_with_ctrl_c(start, clip):
+def test_the_page_ends_with_ctrl_c(start, clip):
     process = start(clip, "--port", "0")
     connection = page_of(process)
     for kind, _ in events(connection):

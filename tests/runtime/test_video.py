@@ -2,6 +2,9 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
+import time
+from contextlib import nullcontext
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -15,6 +18,9 @@ from slimfer.errors import InputError
 from slimfer.runtime.capture import VideoFile
 from slimfer.runtime.reader import Frame
 from slimfer.runtime.video import Watcher, open_video, watch
+from slimfer.web.live import Live
+from slimfer.web.page import page_routes
+from slimfer.web.server import Server
 
 # Not by importing it: slimfer sets how much it says before it does.
 if importlib.util.find_spec("cv2") is None:
@@ -144,6 +150,37 @@ def test_what_cannot_be_opened_is_one_sentence(tmp_path, case, capfd):
     assert capfd.readouterr().err == ""  # OpenCV and FFmpeg keep quiet
 
 
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "stalls"])
+def test_a_camera_in_the_network(ends):
+    """Motion JPEG over HTTP, from our own page: newest frames are read, others counted, and the end is noticed."""
+    live, watcher = Live(), Watcher(Stub(faces=0))
+
+    def film() -> None:
+        live.wait_for_viewer(10)
+        for number in range(60):
+            picture = gray(number, (320, 240))
+            live.show(picture, watcher.read(Frame(number, number / 50, picture)))
+            time.sleep(0.02)
+        if ends:
+            live.end()
+
+    with Server(page_routes(live, "camera")) as server:
+        camera = threading.Thread(target=film)
+        camera.start()
+        with open_video(f"{server.url}stream.mjpg", timeout=2) as video:
+            assert (video.live, video.total) == (True, None)
+            got = []
+            with nullcontext() if ends else pytest.raises(InputError, match="has sent no frame for 2 s"):
+                for frame in video:
+                    got.append((frame.number, frame.seconds))
+                    time.sleep(0.1)
+        camera.join()
+        assert video.read >= 50
+        assert video.skipped == video.read - len(got) > 20
+        assert got == sorted(got)
+        assert video.note == (f"{server.url}stream.mjpg sends no more frames" if ends else None)
+
+
 def test_frames_that_are_too_large_are_refused(tmp_path):
     video, animation = write_video(tmp_path / "a.mp4", 3), write_gif(tmp_path / "a.gif", 3)
     for path in (video, animation):
@@ -250,3 +287,15 @@ def test_leaving_the_loop_closes_the_video(tmp_path):
 def test_neither_slimfer_nor_its_recognizer_nor_this_module_imports_opencv():
     code = "import sys, slimfer, slimfer.runtime.predict, slimfer.runtime.video; sys.exit('cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_program_in_the_guide_runs(tmp_path, shared):
+    guide = Path(__file__).parents[2] / "docs/watch.md"
+    program = guide.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    write_video(tmp_path / "clip.mp4", 10)
+    env = {**os.environ, "SLIMFER_DETECTOR": str(shared / "face_detection_yunet_2023mar.onnx"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=env, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "0.0 []\n0.2 []\n10 frames, 0 skipped\n"

@@ -52,7 +52,7 @@ def rows(moment: Moment) -> list[dict[str, Any]]:
             "uncertain": face.uncertain,
             **last,
         }
-        for number, (raw, face) in enumerate(zip(moment.prediction.faces, smoothed.faces, strict=True))
+        for number, (raw, face) in enumerate(zip(moment.prediction.faces, smoothed.faces, strict=True), 1)
     ]
 
 
