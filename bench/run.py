@@ -8,7 +8,7 @@ python -m bench.run dsd --control runs/first/dense.safetensors --data fer2013.zi
 python -m bench.run trade_offs --control runs/first/dense.safetensors --data fer2013.zip
 python -m bench.run masks --control runs/first/dense.safetensors --data fer2013.zip --card docs/methods/pruning.md
 python -m bench.run leaks --models runs/first/model.onnx --data fer2013.zip
-python -m bench.run rivals --data PHOTOS --detector face_detection_yunet_2023mar.onnx --packages rivals
+python -m bench.run rivals --photos photos --detector yunet.onnx --packages rivals --card docs/speed.md
 python -m bench.run crops --data fer2013.zip --photos photos --detector yunet.onnx --card docs/faces.md
 python -m bench.run finding --photos photos --detector yunet.onnx
 python -m bench.run microexpnet --models runs/first/model.onnx --data fer2013.zip --chart docs/methods/microexpnet.svg
@@ -125,7 +125,7 @@ def _rivals(options: argparse.Namespace) -> dict[str, Any]:
     return rivals.run(
         replace(settings, threads=options.threads or settings.threads),
         options.models or list(SHIPPED.values()),
-        photos=options.data and Path(options.data),
+        photos=options.photos,
         detector=options.detector,
         packages=options.packages,
     )
@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("bench", choices=BENCHES)
     parser.add_argument("--threads", type=int, help="threads of every contestant")
     parser.add_argument("--control", type=Path, help="checkpoint of the float network")
-    parser.add_argument("--data", help="the dataset; rivals: a folder of photos")
+    parser.add_argument("--data", help="the dataset")
     parser.add_argument(
         "--models", type=Path, nargs="+", default=[], help="inference, leaks: .onnx artifacts; microexpnet: teachers"
     )

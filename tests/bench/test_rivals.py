@@ -117,7 +117,8 @@ def test_the_whole_way_has_its_parts_and_its_floor(detector, shared):
     floor = result["frames"]["floor_ms"]
     # Its file multiplies and adds 344 million times for 640 x 640 pixels.
     assert 64e6 < floor["detect"] / 1e3 * result["macs_per_s"]["float32"] < 65e6
-    assert len(rivals.tables(result)) == 2
+    assert [(row["cores"], row["pictures"]) for row in result["folders"]] == [(1, 4), (1, 4)]
+    assert [len(table.rows) for table in rivals.tables(result)] == [6, 4, 2]
 
 
 def test_the_rival_reads_smiles(fer, shared):
