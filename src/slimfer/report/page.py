@@ -2,17 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from slimfer.files import write_text
 from slimfer.report.numbers import MISSING, milliseconds, percent, size, times, whole
 from slimfer.report.plots import chart_name, charts
 from slimfer.report.results import Results, Stage, load_results, points_lost, size_ratio, speed_ratio
 from slimfer.report.tables import Table, pictures, stage_table, summary, trade_off_table
+from slimfer.report.template import fill
 from slimfer.toml import to_toml
 
 Text = dict[str, str]
@@ -36,9 +34,8 @@ def write_report(run: Path | str) -> Path:
 
 def render(results: Results, drawn: Mapping[str, str] | None = None) -> str:
     """Return the page; `drawn` are the charts, when they have been drawn already."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
-    return template.render(_content(results), charts=charts(results) if drawn is None else drawn)
+    drawn = charts(results) if drawn is None else drawn
+    return fill("page.html.j2", {**_content(results), "charts": drawn})
 
 
 def _content(results: Results) -> dict[str, Any]:
