@@ -98,7 +98,7 @@ def _fetch(address: str, path: Path, sha256: str, size: int, patience: float) ->
         if hashlib.sha256(part.data).hexdigest() != sha256:
             part.data.clear()
             raise InputError("what came is not the file that is expected (its SHA-256 differs)")
-        atomic_write(path, part.data)
+        atomic_write(path, bytes(part.data))
         part.data.clear()
     except OSError as error:
         raise InputError(f"{path.parent} cannot be written ({error.strerror or error})") from None
