@@ -57,6 +57,27 @@ def test_many_damaged_inputs_are_answered(target, tmp_path):
     assert check(tmp_path, target, os.environ.get("SLIMFER_FUZZ_SEED", "many"), "--seconds", seconds) > 0
 
 
+@pytest.mark.long
+def test_a_folder_of_damaged_pictures_is_answered_to_the_last_one(tmp_path):
+    """The command itself: a line for each, exit code 0, and nothing on the terminal but the list of failures."""
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for kind in set(PICTURES) - {"TIFF"}:  # whose library writes to the terminal on its own
+        samples = PICTURES[kind]()
+        for index in range(100):
+            (folder / f"{kind}{index:03}.png").write_bytes(mutate(samples, "folder", index))
+    out = tmp_path / "answers.jsonl"
+    command = [sys.executable, "-m", "slimfer", "predict", str(folder), "--no-detect", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    failed = sum(answer["status"] == "unreadable" for answer in answers)
+    assert done.returncode == 0
+    assert [Path(answer["path"]).name for answer in answers] == sorted(path.name for path in folder.iterdir())
+    assert 100 < failed < 600
+    assert f"could not be read: {failed} of 600" in done.stderr
+    assert not [word for word in ("Traceback", "Warning", "Error") if word in done.stderr]
+
+
 SYMPTOMS = {
     "error": "ValueError: planted", "slow": ' s"', "memory": "MemoryError", "stuck": "Timeout", "crash": "Aborted",
 }  # fmt: skip
