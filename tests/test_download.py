@@ -180,7 +180,7 @@ def test_the_second_address_is_tried(target: Path) -> None:
 
 
 def test_not_there_is_said(target: Path) -> None:
-    with served(Site(status=404)) as site, pytest.raises(InputError, match=f"{site.address}: HTTP status 404"):
+    with served(Site(status=404)) as site, pytest.raises(InputError, match=f"127.0.0.1:{site.port}: HTTP status 404"):
         get(site, to=target)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from slimfer.errors import InputError
 from slimfer.files import atomic_write
@@ -57,7 +58,7 @@ def fetch(
             try:
                 _fetch(address, path, sha256, size, patience)
             except InputError as error:
-                reasons.append(f"{address}: {error}")
+                reasons.append(f"{urlsplit(address).netloc}: {error}")
             else:
                 return
         raise InputError("; ".join(reasons))
