@@ -165,6 +165,14 @@ def test_bad_input_is_one_sentence(inside, clip, tmp_path, arguments, sentence):
     assert clip.read_bytes() == before
 
 
+def test_without_a_detector_nothing_is_opened(slimfer, clip, tmp_path):
+    env = {"SLIMFER_OFFLINE": "1", "SLIMFER_HOME": str(tmp_path)}
+    done = slimfer("watch", str(clip), env=env, code="import sys; sys.modules['cv2'] = None")
+    assert done.returncode == 2
+    assert "or --no-detect, if the frames are faces" in done.stderr
+    assert "watch at" not in done.stderr
+
+
 def test_without_opencv_the_remedy_is_said_and_animated_pictures_go_on(slimfer, clip, tmp_path):
     block = "import sys; sys.modules['cv2'] = None"
     for arguments in (

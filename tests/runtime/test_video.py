@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -299,3 +300,31 @@ def test_the_program_in_the_guide_runs(tmp_path, shared):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "0.0 []\n0.2 []\n10 frames, 0 skipped\n"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".gif", ".webp", ".png"])
+def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, suffix, capfd):
+    """Bits, bytes and pieces changed at random: frames or one sentence, soon, and silence on stderr."""
+    path, rng = tmp_path / f"clip{suffix}", random.Random(suffix)
+    if suffix in (".mp4", ".mkv", ".avi"):
+        whole = write_video(path, 12).read_bytes()
+    else:
+        first, *others = (gray(number) for number in range(12))
+        first.save(path, save_all=True, append_images=others)
+        whole = path.read_bytes()
+    frames, sentences = 0, []
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(rng.choice((1, 3, 10, 60))):
+            at = rng.randrange(len(data))
+            data[at : at + rng.randrange(9)] = rng.randbytes(rng.randrange(9))
+        path.write_bytes(data[: rng.randrange(len(data))] if rng.random() < 0.2 else data)
+        try:
+            with open_video(path) as video:
+                frames += sum(1 for _ in video)
+        except InputError as error:
+            sentences.append(str(error))
+    assert sentences
+    assert "\n" not in "".join(sentences)
+    assert frames or suffix == ".webp"  # whose decoder forgives nothing
+    assert capfd.readouterr().err == ""

@@ -198,6 +198,7 @@ def test_a_title_cannot_become_part_of_the_page():
     assert page.body.count(b"<script>") == 1
     assert b"&lt;script&gt;alert(&#x27;x&#x27;)" in page.body
     assert page.headers == page_of("clip.mp4").headers
+    assert b"clip?.mp4" in page_of("clip\udcff.mp4").body  # a name that is no UTF-8
 
 
 def test_the_page_is_served(server):

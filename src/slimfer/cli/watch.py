@@ -23,6 +23,7 @@ from slimfer.errors import InputError
 from slimfer.report.numbers import percent
 
 if TYPE_CHECKING:
+    from slimfer.runtime.predict import Recognizer
     from slimfer.runtime.reader import Frame, Reader
     from slimfer.runtime.video import Moment, Watcher
 
@@ -87,6 +88,7 @@ def watch(
         _check(file, source, force)
     settings = {"threshold": threshold, "detect": not no_detect, "detector": detector}
     recognizer = open_recognizer(model, runtime, threads=common.thread_count(), **settings)
+    _try(recognizer)
     watcher = Watcher(recognizer, smoothing=smoothing)
     tally = _Tally(smoothing)
     with ExitStack() as stack:
@@ -118,14 +120,12 @@ def _follow(video: "Reader", watcher: "Watcher", takers: "list[Taker]", seconds:
     """Answer for every frame and hand it to all takers.
 
     Raises:
-        InputError: if there is nothing that finds faces, or the video fails.
+        InputError: if the video fails.
     """
     for frame in video:
         if seconds is not None and frame.seconds >= seconds:
             return
         moment = watcher.read(frame)
-        if moment.prediction.status == "no_detector":
-            raise InputError(f"{moment.prediction.error}; or --no-detect, if the frames are faces")
         for take in takers:
             take(frame, moment)
 
@@ -181,7 +181,8 @@ class _Tally:
         }
         if not common.quiet:
             skipped = f", {video.skipped:,} skipped to keep up" if video.skipped else ""
-            note(f"{video.name}: {video.read:,} frames, {self.answered:,} answered{skipped}; {rate:.3g} frames/s")
+            counts = f"{video.read:,} frames, {self.answered:,} answered{skipped}; {rate:.3g} frames/s"
+            note(f"{printable(video.name)}: {counts}")
         if video.note:
             note(printable(video.note))
         if self.interrupted:
@@ -260,6 +261,19 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _try(recognizer: "Recognizer") -> None:
+    """Read a black picture: every frame would be without an answer, and a camera need not be opened for that.
+
+    Raises:
+        InputError: if there is nothing that finds faces.
+    """
+    from PIL import Image
+
+    prediction = recognizer.read(Image.new("RGB", (64, 64)))
+    if prediction.status == "no_detector":
+        raise InputError(f"{prediction.error}; or --no-detect, if the frames are faces")
 
 
 def _check(file: Path | None, source: str, force: bool) -> None:

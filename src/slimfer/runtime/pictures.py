@@ -1,7 +1,9 @@
 """Animated pictures and folders of frames as videos, through Pillow: no extra needed."""
 
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -24,16 +26,19 @@ class Animation:
         Raises:
             InputError: if it is not such a picture or too large.
         """
-        try:
-            self._image = Image.open(path, formats=sorted(set(ANIMATED.values())))
-            self.total = int(getattr(self._image, "n_frames", 1))
-        # Decoders raise OSError, SyntaxError, ValueError, ... for damaged input: all the same here.
-        except Exception as error:
-            raise InputError(f"{path} is no GIF, WebP or APNG that can be read ({error})") from None
-        width, height = self._image.size
-        if width * height > max_pixels:
-            self.close()
-            raise InputError(f"{path}: frames have {width} x {height} pixels, and {max_pixels} are the most")
+        self._max_pixels = max_pixels
+        with ExitStack() as opened:
+            try:
+                with _bombs_are_errors():
+                    self._image = opened.enter_context(Image.open(path, formats=sorted(set(ANIMATED.values()))))
+                    self._check_size()
+                    self.total = int(getattr(self._image, "n_frames", 1))
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
+            # Decoders raise OSError, SyntaxError, ValueError, ... for damaged input: all the same here.
+            except Exception as error:
+                raise InputError(f"{path} is no GIF, WebP or APNG that can be read ({error})") from None
+            opened.pop_all()
         self._next, self._seconds = 0, 0.0
         self.fps = 1 / self._duration()
         self.note: str | None = None
@@ -43,14 +48,21 @@ class Animation:
         if self._next >= self.total:
             return None
         try:
-            self._image.seek(self._next)
-            picture = plain(self._image).convert("RGB")
+            with _bombs_are_errors():
+                self._image.seek(self._next)
+            self._check_size()  # a frame may be larger than the first
+            picture = _rgb(self._image)
         except Exception as error:
             self.note = f"frame {self._next} is damaged ({error})"
             return None
         seconds = self._seconds
         self._next, self._seconds = self._next + 1, seconds + self._duration()
         return seconds, _given(picture)
+
+    def _check_size(self) -> None:
+        width, height = self._image.size
+        if width * height > self._max_pixels:
+            raise InputError(f"frames have {width} x {height} pixels, and {self._max_pixels} are the most")
 
     def close(self) -> None:
         """Close the file."""
@@ -86,7 +98,7 @@ class FrameFolder:
             if not wanted:
                 return seconds, Image.Image
             try:
-                picture = plain(read_image(path.read_bytes(), max_pixels=self._max_pixels))
+                picture = _rgb(read_image(path.read_bytes(), max_pixels=self._max_pixels))
             except (InputError, OSError) as error:
                 self._damaged += 1
                 first = self.note.partition("; ")[2] if self.note else f"{path.name}: {error}"
@@ -97,6 +109,18 @@ class FrameFolder:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+@contextmanager
+def _bombs_are_errors() -> Iterator[None]:
+    """Make Pillow refuse what it otherwise only warns of, on stderr: more than 89 million pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return plain(image).convert("RGB")  # a copy in any case: the next frame of an animation is drawn into the same one
 
 
 def _given(picture: Image.Image) -> Callable[[], Image.Image]:

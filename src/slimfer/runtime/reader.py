@@ -108,8 +108,12 @@ class Reader:
         self._since: float | None = time.monotonic()  # when the call of the source began that is under way
         self._thread = threading.Thread(target=self._run, args=(open_source,), daemon=True, name="slimfer-reader")
         self._thread.start()
-        with self._change:
-            self._wait(lambda: self._source is not None or self._ended, f"does not open within {timeout:g} s")
+        try:
+            with self._change:
+                self._wait(lambda: self._source is not None or self._ended, f"does not open within {timeout:g} s")
+        except KeyboardInterrupt:
+            self.close()
+            raise
         source = self._source
         if source is None:
             raise self._error or InputError(f"{name} cannot be read")

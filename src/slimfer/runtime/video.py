@@ -129,7 +129,8 @@ def watch(
         max_pixels: most pixels of a frame.
 
     Raises:
-        InputError: if the source cannot be opened, has no frames or stalls, or an argument is out of range.
+        InputError: with the first moment if the source cannot be opened or an argument is out of range; later if it
+            stalls.
     """
     watcher = Watcher(recognizer, smoothing=smoothing)
     with open_video(

@@ -33,7 +33,7 @@ def page_of(title: str) -> Response:
         f"default-src 'none'; img-src 'self' data:; connect-src 'self'; script-src '{script}'; style-src '{style}'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    body = text.replace("{{title}}", html.escape(title)).encode()
+    body = text.replace("{{title}}", html.escape(title)).encode(errors="replace")  # a file's name may be any bytes
     return Response("text/html; charset=utf-8", body, {"Content-Security-Policy": policy})
 
 
