@@ -55,20 +55,20 @@ class Settings:
         orders: whether to run the cut after the integers, and at once with them, as well.
     """
 
-    ratios: tuple[float, ...] = (0.5,)
+    ratios: tuple[float, ...] = (0.5, 0.3, 0.65)
     chosen: tuple[float, ...] = (0.5,)
-    seeds: tuple[int, ...] = (0, 2)
+    seeds: tuple[int, ...] = (0, 1, 2)
     bits: tuple[int, ...] = (8, 4)
     alone: tuple[int, ...] = (8, 4)
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=2, lr=0.04))
     qat: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1, lr=0.005))
     limits: Limits = field(default_factory=lambda: Limits(round_to=4, max_layer_ratio=0.85))
     weight: float = 0.7
-    orders: bool = False
+    orders: bool = True
 
 
 _SHORT = TrainConfig(epochs=1, lr=0.01, batch_size=32)
-SMOKE = Settings((0.5,), (0.5,), (0, 1), (8, 4), (8, 2), _SHORT, _SHORT, orders=True)
+SMOKE = Settings((0.5,), (0.5,), (0, 1), (8, 4), (8, 2), _SHORT, _SHORT)
 
 
 @dataclass(frozen=True)
