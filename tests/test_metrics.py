@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slimfer.metrics import confusion, expected_calibration_error, reliability, score, sqnr_db, wilson
+from slimfer.metrics import (
+    confusion,
+    expected_calibration_error,
+    paired_difference,
+    reliability,
+    score,
+    sqnr_db,
+    wilson,
+)
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -146,3 +154,34 @@ def test_sqnr_does_not_depend_on_the_scale_and_falls_by_20_db_per_tenfold_noise(
 
 def test_sqnr_of_equal_arrays_is_infinite():
     assert sqnr_db(np.ones(3, np.float32), np.ones(3, np.float32)) == math.inf
+
+
+@given(n=st.integers(1, 300), seed=st.integers(0, 1000), share=st.floats(0, 1))
+def test_the_paired_difference_lies_in_its_interval(n: int, seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    before, after = rng.random(n) < 0.6, rng.random(n) < share
+    difference, low, high = paired_difference(before, after)
+    assert difference == pytest.approx(after.mean() - before.mean())
+    assert -1 <= low <= difference <= high <= 1
+    back, low_back, high_back = paired_difference(after, before)
+    assert (back, low_back, high_back) == pytest.approx((-difference, -high, -low))
+
+
+def test_the_paired_interval_holds_what_it_promises_and_is_tighter() -> None:
+    """Networks that differ on one picture in twenty: the true difference, 3 points, is inside 19 times of 20."""
+    rng = np.random.default_rng(0)
+    inside, widths = 0, []
+    for _ in range(1000):
+        before = rng.random(400) < 0.6
+        lost, gained = before & (rng.random(400) < 0.06 / 0.6), ~before & (rng.random(400) < 0.03 / 0.4)
+        _, low, high = paired_difference(before, (before & ~lost) | gained)
+        inside += low <= -0.03 <= high
+        widths.append(high - low)
+    assert 0.935 <= inside / 1000 <= 0.975
+    low, high = wilson(240, 400)
+    assert np.mean(widths) < 0.7 * (high - low)
+
+
+def test_equal_answers_still_have_an_interval() -> None:
+    hits = np.ones(100, dtype=bool)
+    assert paired_difference(hits, hits) == pytest.approx((0, -0.0192, 0.0192), abs=1e-3)

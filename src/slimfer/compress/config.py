@@ -346,6 +346,46 @@ class CompressConfig:
     qat: QatConfig = field(default_factory=QatConfig)
 
 
+@dataclass(frozen=True)
+class AnalyzeConfig:
+    """Layer-wise analysis: which trials, and what they are judged on.
+
+    Attributes:
+        ratios: shares of its channels that each group loses, each in (0, 1); empty = none of these trials.
+        bits: bits that each layer's weights get, each 2-8; empty = none of these trials.
+        images: validation pictures that every trial reads, drawn so that each class has its share; 0 = all.
+        calibration: training pictures for BN statistics and for the corrections of rounded layers.
+        recalibrate: measure the BN statistics behind a cut anew.
+        rounds: runs of the exported network whose layers are timed; 0 = no timing.
+        tolerance: cross-entropy, in nats, that the suggested bits may add in sum.
+    """
+
+    ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
+    bits: tuple[int, ...] = (8, 6, 4, 3, 2)
+    images: int = 1024
+    calibration: int = 512
+    recalibrate: bool = True
+    rounds: int = 100
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        for ratio in self.ratios:
+            if not 0 < ratio < 1:
+                raise InputError(f"ratios must be above 0 and below 1, not {ratio}")
+        for bits in self.bits:
+            if not 2 <= bits <= 8:
+                raise InputError(f"bits must be between 2 and 8, not {bits}")
+        if self.images and self.images < 16:
+            raise InputError(f"images must be at least 16, or 0 for all, not {self.images}")
+        if self.calibration < 16:
+            raise InputError(f"calibration must be at least 16 pictures, not {self.calibration}")
+        if not 0 <= self.rounds <= 10_000:
+            raise InputError(f"rounds must be between 0 and 10000, not {self.rounds}")
+        if not 0 <= self.tolerance <= 100:
+            raise InputError(f"tolerance must be between 0 and 100 nats, not {self.tolerance}")
+
+
 def _check_choice(name: str, value: str, choices: object) -> None:
     if value not in get_args(choices):
         raise InputError(f"{name} must be one of {', '.join(get_args(choices))}, not {value}")

@@ -204,9 +204,13 @@ def freeze(graph: fx.GraphModule) -> None:
         scale = float(layer.source.scale)
         if not scale > 0:
             raise RuntimeError(f"freeze before calibrate: the input of {layer.name} has no scale")
-        module = layer.module
-        few = int(module.weight_bits) < SEARCH_BELOW
-        module.freeze(scale, least_squares_scale(module.weight, module.weight_max) if few else None)
+        freeze_layer(layer.module, scale)
+
+
+def freeze_layer(layer: QuantConv2d | QuantLinear, input_scale: float) -> None:
+    """Fix the scales of one layer; see `freeze`."""
+    few = int(layer.weight_bits) < SEARCH_BELOW
+    layer.freeze(input_scale, least_squares_scale(layer.weight, layer.weight_max) if few else None)
 
 
 def least_squares_scale(weight: Tensor, limit: int) -> Tensor:
@@ -249,7 +253,7 @@ def correct(graph: fx.GraphModule, x: Tensor, *, shifts: bool = True, gains: boo
     for node in graph.graph.nodes:
         value, expected = network.run_node(node), reference.run_node(node)
         if _is_layer(graph, node) and calls.count(str(node.target)) == 1:
-            value = _corrected(graph.get_submodule(node.target), value, expected, shifts, gains)
+            value = correct_layer(graph.get_submodule(node.target), value, expected, shifts=shifts, gains=gains)
         network.env[node], reference.env[node] = value, expected
         for used in network.user_to_last_uses.get(node, ()):
             del network.env[used], reference.env[used]
@@ -259,8 +263,11 @@ def _is_layer(graph: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), (QuantConv2d, QuantLinear))
 
 
-def _corrected(layer: Any, value: Tensor, expected: Tensor, shifts: bool, gains: bool) -> Tensor:
-    """Correct one layer and return what it computes then."""
+def correct_layer(layer: Any, value: Tensor, expected: Tensor, *, shifts: bool = True, gains: bool = True) -> Tensor:
+    """Correct one layer, which computes `value` where the float one computes `expected`; return what it computes then.
+
+    See `correct`.
+    """
 
     def along(x: Tensor, dim: int, dims: int) -> Tensor:
         return x.view(*(-1 if axis == dim else 1 for axis in range(dims)))

@@ -4,7 +4,8 @@ The method-specific part is only the score of each channel (`slimfer.compress.sl
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -190,19 +191,31 @@ def recalibrate(net: nn.Module, frames: Frames, *, batches: int = 40, batch_size
     if not batches or not norms:
         return
     device = next(net.parameters()).device
-    momenta = [norm.momentum for norm in norms]
     order = torch.randperm(len(frames), generator=step_generator(seed, 0)).numpy()[: batches * batch_size]
-    with evaluating(net), torch.no_grad():
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-            norm.train()
+    with evaluating(net), relearning(norms), torch.no_grad():
         for start in range(0, len(order), batch_size):
             index = np.sort(order[start : start + batch_size])
             images = torch.from_numpy(np.ascontiguousarray(frames.images[index])).to(device)
             net(to_input(images).contiguous(memory_format=torch.channels_last))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+
+
+@contextmanager
+def relearning(norms: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
+    """Forget the statistics of `norms`; whatever runs through them meanwhile is averaged, batch by batch, to new ones.
+
+    Their modes and momenta are as before in the end.
+    """
+    before = [(norm, norm.momentum, norm.training) for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+            norm.train()
+        yield
+    finally:
+        for norm, momentum, training in before:
+            norm.momentum = momentum
+            norm.train(training)
 
 
 def channels_of(checkpoint: Checkpoint, net: nn.Module) -> ChannelMap:
@@ -210,17 +223,20 @@ def channels_of(checkpoint: Checkpoint, net: nn.Module) -> ChannelMap:
     return channel_map(net, checkpoint.spec.channels, checkpoint.spec.image)
 
 
-def _groups(channels: ChannelMap, scores: Scores) -> list[npt.NDArray[np.int64]]:
-    """Return index sets into `scores`: channels that stand in exactly the same layers form one group."""
-    signature: dict[int, list[int]] = {int(atom): [] for atom in scores.atoms}
-    for number, layer in enumerate(channels.producers()):
+def groups_of(channels: ChannelMap, atoms: Atoms) -> dict[tuple[str, ...], npt.NDArray[np.int64]]:
+    """Return index sets into `atoms`, by the layers that make them: channels of exactly the same layers are one group.
+
+    A group is what can be cut to any width without touching another one: all outputs of a layer, or a residual stream.
+    """
+    makers: dict[int, list[str]] = {int(atom): [] for atom in atoms}
+    for layer in channels.producers():
         for atom in np.unique(layer.outputs):
-            if int(atom) in signature:
-                signature[int(atom)].append(number)
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, atom in enumerate(scores.atoms):
-        groups[tuple(signature[int(atom)])].append(index)
-    return [np.array(members, dtype=np.int64) for members in groups.values()]
+            if int(atom) in makers:
+                makers[int(atom)].append(layer.name)
+    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, atom in enumerate(atoms):
+        groups[tuple(makers[int(atom)])].append(index)
+    return {names: np.array(members, dtype=np.int64) for names, members in groups.items()}
 
 
 def _within(channels: ChannelMap, scores: Scores, lowest: npt.NDArray[np.int64], limits: Limits) -> Atoms:
@@ -228,7 +244,7 @@ def _within(channels: ChannelMap, scores: Scores, lowest: npt.NDArray[np.int64],
     chosen = np.zeros(len(scores.atoms), dtype=bool)
     chosen[lowest] = True
     removed = []
-    for members in _groups(channels, scores):
+    for members in groups_of(channels, scores.atoms).values():
         kept = limits.keep(len(members), int((~chosen[members]).sum()))
         weakest_first = members[np.argsort(scores.values[members], kind="stable")]
         removed.append(weakest_first[: len(members) - kept])
@@ -238,6 +254,7 @@ def _within(channels: ChannelMap, scores: Scores, lowest: npt.NDArray[np.int64],
 
 # What leaves a constant as it is; zeros beside it are noticed at borders only, as those of padded convolutions are.
 STILL = (nn.Dropout, nn.Dropout2d, nn.ZeroPad2d)
+STILL_NAMES = ("mean", "amax", "view", "reshape", "flatten", "squeeze", "unsqueeze", "contiguous", "clone")
 
 
 class _ConstantFolder:
@@ -313,7 +330,7 @@ class _ConstantFolder:
                 return sources[0]
             return module(sources[0].clone().view(1, -1, 1, 1)).flatten()
         name = str(getattr(node.target, "__name__", node.target))
-        if "pool" in name or "dropout" in name or name == "mean":
+        if "pool" in name or "dropout" in name or name in STILL_NAMES:
             return sources[0]
         values = iter(sources)
         arguments = [next(values).clone() if argument in self.values else argument for argument in node.args]
