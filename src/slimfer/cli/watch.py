@@ -239,7 +239,7 @@ def _page(host: str, port: int, video: "Reader") -> "Iterator[Taker]":
                 frame.picture, moment, smoothing=moment.smoothing, read=video.read, skipped=video.skipped
             )
         finally:
-            live.end(line=video.note or "the end")
+            live.end(line=video.note or "slimfer watch has ended")
 
 
 @contextmanager
