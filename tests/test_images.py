@@ -52,9 +52,9 @@ def test_flipped_bits_give_a_picture_or_a_sentence(place, kind):
         read_image(bytes(data), max_pixels=10_000)
 
 
-@pytest.mark.parametrize("side", [7_072, 10_000, 12_000, 60_000])
+@pytest.mark.parametrize("side", [5_001, 10_000, 12_000, 60_000])
 def test_too_many_pixels_are_refused_by_the_header(side):
-    with pytest.raises(InputError, match="50000000"):
+    with pytest.raises(InputError, match="25000000"):
         read_image(f"P5 {side} {side} 255\n".encode())
 
 

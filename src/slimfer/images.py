@@ -16,9 +16,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from slimfer.errors import InputError
 
 # Formats by Pillow's names, and the endings of their files.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".gif", ".tif", ".tiff", ".heic", ".heif")
-MAX_PIXELS = 50_000_000  # a phone's largest pictures; 50 million pixels take 200 MB when decoded
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".gif", ".heic", ".heif")
+MAX_PIXELS = 25_000_000  # what phones take as a rule; reading as many needs 170 MB
 
 # What a phone's HEIC files have in their first twelve bytes, and the package that lets Pillow read them.
 _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
@@ -32,14 +32,14 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _GIF_END = b"\0;"  # the end of the last block, and the trailer; some writers pad it
 
 # Every scan of a JPEG passes over all pixels, and one that changes nothing takes 40 bytes: 100 kB decode for minutes.
-_JPEG_SCAN, _MAX_SCANS = b"\xff\xda", 50
+_JPEG_START, _JPEG_SCAN, _MAX_SCANS = b"\xff\xd8", b"\xff\xda", 50
 
 
 def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a picture, turned upright by its EXIF orientation.
 
     Args:
-        data: the whole file; JPEG, PNG, WebP, BMP, PPM, PGM, GIF, TIFF, or HEIC where `pillow-heif` is installed;
+        data: the whole file; JPEG, PNG, WebP, BMP, PPM, PGM, GIF, or HEIC where `pillow-heif` is installed;
             whatever its name says. Of an animated picture the first frame is read.
         max_pixels: most pixels that are decoded; the header is asked first.
 
@@ -54,7 +54,7 @@ def read_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=_formats(data)) as picture:
             check_size(picture, max_pixels)
-            if picture.format == "JPEG" and data.count(_JPEG_SCAN) > _MAX_SCANS:
+            if data.startswith(_JPEG_START) and data.count(_JPEG_SCAN) > _MAX_SCANS:
                 raise InputError(f"the picture has more than {_MAX_SCANS} scans")
             picture.load()
             if (picture.format == "PNG" and _PNG_END not in data) or (

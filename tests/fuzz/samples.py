@@ -72,12 +72,6 @@ def _gif() -> list[bytes]:
     return [encoded(picture("P"), "GIF"), animated("GIF"), encoded(picture("L"), "GIF", interlace=1)]
 
 
-def _tiff() -> list[bytes]:
-    packed = [encoded(picture("RGB"), "TIFF", compression=name) for name in ("tiff_lzw", "tiff_deflate", "packbits")]
-    other = [encoded(picture(mode), "TIFF") for mode in ("1", "P", "CMYK", "I;16", "F")]
-    return [*packed, *other, encoded(picture("RGB"), "TIFF", compression="jpeg"), animated("TIFF")]
-
-
 PICTURES: Mapping[str, Callable[[], list[bytes]]] = {
-    "JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "BMP": _bmp, "PPM": _ppm, "GIF": _gif, "TIFF": _tiff,
+    "JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "BMP": _bmp, "PPM": _ppm, "GIF": _gif,
 }  # fmt: skip

@@ -26,7 +26,6 @@ from slimfer.runtime.yunet import YuNet
 from slimfer.shipped import SHIPPED
 
 HASH = 64  # digits at the end of an artifact
-MOST = 25_000_000  # pixels
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Target:
 
 def picture(kind: str) -> Target:
     """Without the runtime's net below it; at its default limit, pictures of 4 bytes a pixel may need more memory."""
-    return Target(lambda data: to_pixels(read_image(data, max_pixels=MOST), 48, 1), PICTURES[kind]())
+    return Target(lambda data: to_pixels(read_image(data), 48, 1), PICTURES[kind]())
 
 
 def predict() -> Target:

@@ -1,5 +1,6 @@
 """Whatever comes in, an answer comes out within a second: a status, or for a model that is none, one sentence."""
 
+import errno
 import io
 import json
 import os
@@ -144,10 +145,14 @@ def test_impossible_names_are_answered(name, reader, capfd):
     assert re.fullmatch("error: .*\n", err), err
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_unreadable(reader, tmp_path):
+def test_a_file_that_may_not_be_read_is_unreadable(reader, tmp_path, monkeypatch):
+    """Refused by the system's own words; nobody forbids root to read, so the refusal is played."""
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
     path = named(b"face.png", tmp_path)
-    path.chmod(0)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     check(reader(path), "unreadable", "Permission denied")
 
 
@@ -159,7 +164,7 @@ STORED = {
 
 
 @pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_a_turned_picture_reads_as_the_upright_one(kind, orientation, reader):
     expected = reader(UPRIGHT)
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -169,7 +174,7 @@ def test_a_turned_picture_reads_as_the_upright_one(kind, orientation, reader):
     assert dict(answer.scores) == pytest.approx(dict(expected.scores), abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_of_an_animation_the_first_picture_is_read(kind, reader):
     first, other = (Image.new("L", (40, 30), value) for value in (250, 10))
     frames = {"save_all": True, "append_images": [other, other]}

@@ -28,7 +28,7 @@ from slimfer.images import SUFFIXES, read_image, to_pixels
 from slimfer.labels import EMOTIONS, canonical
 
 # Pictures all the same: left out without a word, a class would be smaller than its folder.
-UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl")
+UNREAD = (".tif", ".tiff", ".avif", ".jp2", ".jxl")
 
 
 def is_zip(path: Path) -> bool:
