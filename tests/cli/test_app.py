@@ -182,7 +182,7 @@ def test_the_base_install_works_without_the_training_side(slimfer, artifact: Pat
     assert {"mobile", "resnet18"} <= {one["name"] for one in networks}
     picture = tmp_path / "face.pgm"
     picture.write_bytes(b"P5 24 24 255\n" + bytes(range(192)) * 3)
-    done = slimfer("predict", str(picture), "--model", str(artifact), "--json", code=block)
+    done = slimfer("predict", str(picture), "--no-detect", "--model", str(artifact), "--json", code=block)
     assert json.loads(done.stdout)[0]["status"] == "ok"
     for verb in (
         ["train", "--out", str(tmp_path / "run"), "--model", "mobile", "--data", "synthetic"],
