@@ -17,13 +17,16 @@ def model_file(path: str | Path, prefer: Literal["checkpoint", "artifact"] = "ch
     """Return the checkpoint (.safetensors) or artifact (.onnx) that `path` is, or that the run folder `path` holds.
 
     Args:
-        path: a file, a run folder, or the name of a model that ships, if there is no such file or folder.
+        path: a file, a run folder, or the name of a model that ships; a folder of such a name is `./NAME`, so that a name
+            means the same wherever it is used.
         prefer: which of the two, in a run folder that holds both.
 
     Raises:
         InputError: if there is none.
     """
-    name, path = str(path), Path(path)
+    if str(path) in SHIPPED and isinstance(path, str):
+        return SHIPPED[path]
+    path = Path(path)
     if path.is_dir():
         found = {"checkpoint": path / "weights" / "best.safetensors", "artifact": path / "model.onnx"}
         held = {kind: file for kind, file in found.items() if file.is_file()}
@@ -34,6 +37,4 @@ def model_file(path: str | Path, prefer: Literal["checkpoint", "artifact"] = "ch
         if path.suffix not in (".safetensors", ".onnx"):
             raise InputError(f"{path} is neither a checkpoint (.safetensors) nor an artifact (.onnx)")
         return path
-    if name in SHIPPED:
-        return SHIPPED[name]
     raise InputError(f"{path}: no such file")

@@ -53,7 +53,7 @@ def resolve(text: str, *, prefer: Literal["checkpoint", "artifact"] = "checkpoin
     """
     path = Path(text)
     if path.exists() or path.suffix in (".onnx", ".safetensors") or text in SHIPPED:
-        found = model_file(path, prefer)
+        found = model_file(text, prefer)
         return ArtifactFile(found) if found.suffix == ".onnx" else CheckpointFile(found)
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
         return Network(text)
