@@ -32,7 +32,7 @@ from slimfer.data.frames import Frames
 from slimfer.errors import InputError
 from slimfer.metrics import paired_difference, sqnr_db
 from slimfer.model.complexity import complexity
-from slimfer.model.fold import fold
+from slimfer.model.fold import fold, layer_calls
 from slimfer.model.groups import Atoms, ChannelMap
 from slimfer.model.narrow import remove_atoms
 from slimfer.model.prefix import Prefix, reached
@@ -135,7 +135,7 @@ class Sensitivity:
         self._channels = channels_of(checkpoint, checkpoint.build())
         self._folded = fold(checkpoint.build())
         self.groups = find_groups(self._channels)
-        self.layers = tuple(dict.fromkeys(str(node.target) for node in _weighted(self._folded)))
+        self.layers = tuple(dict.fromkeys(str(node.target) for node in layer_calls(self._folded)))
         ratios, bits = self._config.ratios, self._config.bits
         self.trials = (
             *([Trial("control", "recalibrated", 0.0)] if ratios and self._config.recalibrate else []),
@@ -275,13 +275,6 @@ class _Bench:
 
 def _answers(prefix: Prefix, graph: fx.GraphModule) -> Logits:
     return np.concatenate([logits.float().cpu().numpy() for logits in prefix.finish(graph)])
-
-
-def _weighted(graph: fx.GraphModule) -> Iterator[fx.Node]:
-    """Yield the calls of convolutions and linear layers."""
-    for node in graph.graph.nodes:
-        if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), (nn.Conv2d, nn.Linear)):
-            yield node
 
 
 def _norms(graph: fx.GraphModule, numbers: Collection[int]) -> list[nn.BatchNorm2d]:

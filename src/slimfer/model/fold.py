@@ -3,7 +3,7 @@
 Quantization and export both start here, so that neither has to know how a network spells its operations.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,13 @@ def fold(net: nn.Module) -> fx.GraphModule:
     graph.delete_all_unused_submodules()
     graph.recompile()
     return graph
+
+
+def layer_calls(graph: fx.GraphModule) -> Iterator[fx.Node]:
+    """Yield the calls of convolutions and linear layers of a folded network, in the order of execution."""
+    for node in graph.graph.nodes:
+        if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), (nn.Conv2d, nn.Linear)):
+            yield node
 
 
 def _to_layer(graph: fx.GraphModule, node: fx.Node) -> None:
