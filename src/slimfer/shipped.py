@@ -17,14 +17,14 @@ def model_file(path: str | Path, prefer: Literal["checkpoint", "artifact"] = "ch
     """Return the checkpoint (.safetensors) or artifact (.onnx) that `path` is, or that the run folder `path` holds.
 
     Args:
-        path: a file, a run folder, or the name of a model that ships; a folder of such a name is `./NAME`, so that a name
-            means the same wherever it is used.
+        path: a file, a run folder, or the name of a model that ships (so that a name means the same in every folder, a
+            run folder that is called like one is `./NAME`).
         prefer: which of the two, in a run folder that holds both.
 
     Raises:
         InputError: if there is none.
     """
-    if str(path) in SHIPPED and isinstance(path, str):
+    if isinstance(path, str) and path in SHIPPED:
         return SHIPPED[path]
     path = Path(path)
     if path.is_dir():
