@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import slimfer
 from slimfer.cli.app import VERBS
 from slimfer.cli.resolve import zoo
 from slimfer.model.complexity import complexity
@@ -101,3 +102,10 @@ def _without_text(source: str) -> str:
 class _Silenced(ast.NodeTransformer):
     def visit_Constant(self, node: ast.Constant) -> ast.Constant:
         return ast.Constant("") if isinstance(node.value, str) else node
+
+
+def test_the_top_level_names_are_there() -> None:
+    for name in slimfer.__all__:
+        assert getattr(slimfer, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = slimfer.nothing

@@ -121,6 +121,7 @@ def test_the_whole_way_has_its_parts_and_its_floor(detector, shared):
     assert [len(table.rows) for table in rivals.tables(result)] == [6, 4, 2]
 
 
+@pytest.mark.long  # only for who has its package
 def test_the_rival_reads_smiles(fer, shared):
     """It must run as its users run it, or beating it would mean nothing: 6 photos of happy people."""
     happy = 0
