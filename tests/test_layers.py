@@ -14,7 +14,7 @@ SOURCE = Path(slimfer.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 GROUND = {
     "errors", "files", "images", "labels", "preprocess", "metrics", "timing", "protobuf", "shapes", "artifact", "runs",
-    "version", "toml", "shipped", "calibration", "download", "home",
+    "version", "toml", "shipped", "calibration", "download", "home", "mistakes", "answers",
 }  # fmt: skip
 
 # Each room may import itself and the rooms named; the order of the rows is the order of the floors.

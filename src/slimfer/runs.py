@@ -3,7 +3,8 @@
 - `recipe.toml`: resolved values; re-runs the run.
 - `run.json`: verb, command line, seed, commit, versions, machine, wall time, parent run.
 - `log.txt`: what happened, line by line.
-- `results.json`, `results.csv`, `weights/`, `stages/`, `plots/`, `model.onnx`, `report.html`, `README.md`: the verbs'.
+- `results.json`, `results.csv`, `layers.csv`, `answers.npy`, `pictures.npy`, `weights/`, `stages/`, `plots/`, `model.onnx`,
+  `report.html`, `README.md`: the verbs'.
 """
 
 import csv
@@ -33,6 +34,9 @@ OURS = (
     "log.txt",
     "results.json",
     "results.csv",
+    "layers.csv",
+    "answers.npy",
+    "pictures.npy",
     "weights",
     "stages",
     "sweep",

@@ -1,10 +1,13 @@
 """A small results.json of each kind, made from real scores of made-up answers."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
 
+from slimfer.answers import examine
+from slimfer.calibration import Calibration
 from slimfer.labels import EMOTIONS
 from slimfer.metrics import reliability, score
 from slimfer.report.plots import charts
@@ -13,14 +16,19 @@ from slimfer.report.results import parse_results
 COUNT = 140
 
 
-def _answers(skill, seed):
-    """Return a score dict and reliability rows of a reader that is right in about `skill` of the pictures."""
+def _probabilities(skill, seed):
+    """Return those of a reader that is right in about `skill` of the pictures."""
     generator = np.random.default_rng(seed)
     labels = np.arange(COUNT) % len(EMOTIONS)
     probabilities = generator.dirichlet(np.ones(len(EMOTIONS)), COUNT)
     right = generator.random(COUNT) < skill
     probabilities[right, labels[right]] += 1
-    probabilities = (probabilities / probabilities.sum(1, keepdims=True)).astype(np.float32)
+    return (probabilities / probabilities.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _answers(skill, seed):
+    """Return a score dict and reliability rows of such a reader."""
+    labels, probabilities = np.arange(COUNT) % len(EMOTIONS), _probabilities(skill, seed)
     return score(probabilities, labels, EMOTIONS), [list(row) for row in reliability(probabilities, labels)]
 
 
@@ -90,6 +98,26 @@ COMPRESS = {
     "command": "slimfer compress resnet18 --data synthetic --out runs/first",
 }
 
+
+def examined(folder, seed=0):
+    """Return COMPRESS with what `examine` adds, whose files it writes into the folder."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(COUNT) % len(EMOTIONS)
+    stages = {
+        row["name"]: _probabilities(skill, seed) for row, skill in zip(COMPRESS["stages"], (0.7, 0.6), strict=True)
+    }
+    parts = examine(
+        folder,
+        stages,
+        labels,
+        EMOTIONS,
+        images=generator.integers(0, 256, (COUNT, 1, 48, 48), dtype=np.uint8),
+        names=[f"validation/{EMOTIONS[label]}/{i}.jpg" for i, label in enumerate(labels)],
+        calibration=Calibration(1.5, 0.4),
+    )
+    return {**copy.deepcopy(COMPRESS), **parts}
+
+
 STUDY = {
     **{key: COMPRESS[key] for key in ("format", "labels", "data", "seed", "machine", "versions", "command")},
     "kind": "study",
@@ -130,6 +158,15 @@ TRAIN = {
 @pytest.fixture
 def compressed():
     return copy.deepcopy(COMPRESS)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with answers and pictures, and its results."""
+    folder = tmp_path / "run"
+    results = examined(folder)
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder, results
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from slimfer.cli.flags import (
     Data,
     FinetuneFlags,
     Force,
+    NoPictures,
     Out,
     RecipeFile,
     Resume,
@@ -57,6 +58,7 @@ def compress(
     channels: Annotated[int | None, Parameter(show_default="1")] = None,
     resume: Resume = False,
     force: Force = False,
+    no_pictures: NoPictures = False,
     chain: Chain = None,
     teacher: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     bits: Annotated[int | None, default_of(QuantizeConfig(), "bits")] = None,
@@ -83,6 +85,7 @@ def compress(
         channels: 1 (gray) or 3 (RGB).
         resume: see flags.
         force: see flags.
+        no_pictures: see flags.
         chain: see flags.
         teacher: run, checkpoint or artifact that teaches every training; may be given several times. Without one, the
             first trained network of the chain teaches the ones after it.
@@ -120,7 +123,9 @@ def compress(
     with open_run(out, verb="compress", argv=sys.argv[1:], seed=seed, resume=resume, force=force, parent=parent) as run:
         checkpoint, dataset = open_start(resolved)
         network = checkpoint or fresh_spec(resolved.model, len(dataset["train"].classes))
-        return _compress(run, resolved, network, dataset, budget, common)
+        # Who goes on with a run seldom repeats its flags, and this one is about privacy.
+        pictures = not no_pictures and "--no-pictures" not in run.record["argv"]
+        return _compress(run, resolved, network, dataset, budget, common, pictures=pictures)
 
 
 def _compress(
@@ -130,6 +135,8 @@ def _compress(
     dataset: "Dataset",
     budget: Budget,
     common: Common,
+    *,
+    pictures: bool,
 ) -> Answer:
     from slimfer.compress.pipeline import run_steps
     from slimfer.export.deliver import deliver
@@ -159,7 +166,7 @@ def _compress(
         )
     last, spec = stages[-1].checkpoint, stages[-1].checkpoint.spec
     last.save(run.path / "weights" / "best.safetensors")
-    parts, checks = deliver(stages, dataset["validation"], run.path, recipe=tables, note=tell)
+    parts, checks = deliver(stages, dataset["validation"], run.path, recipe=tables, pictures=pictures, note=tell)
     checks += budget.checks(parts["stages"])
     parts["checks"] = [asdict(check) for check in checks]
     results = document(
@@ -173,7 +180,7 @@ def _compress(
     )
     answer = finish(run, results, f"slimfer predict FACE.jpg --model {run.path / 'model.onnx'}")
     write_text(run.path / "README.md", model_card(parse_results(results), channels=spec.channels, image=spec.image))
-    answer = replace(answer, view=(*answer.view, f"report: {write_report(run.path)}"))
+    answer = replace(answer, view=(*answer.view, f"report: {write_report(run.path, pictures=pictures)}"))
     try:
         require(checks)
     except VerificationError as failure:

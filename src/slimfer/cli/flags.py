@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Group, Parameter
 
 from slimfer.compress.config import CompressConfig, SlimConfig
+from slimfer.errors import InputError
 from slimfer.recipes import DataRecipe, Recipe, read_recipe
 from slimfer.train.config import TrainConfig
 
@@ -18,6 +19,7 @@ Votes = Annotated[Path | None, Parameter(help="FER+ votes (fer2013new.csv) besid
 Out = Annotated[Path, Parameter(alias="-o", help="Run folder; must be new or empty unless --resume or --force.")]
 RecipeFile = Annotated[Path | None, Parameter(help="TOML recipe; flags go over its values.")]
 Resume = Annotated[bool, Parameter(help="Go on with the run in --out, exactly where it stopped.")]
+NoPictures = Annotated[bool, Parameter(help="Neither keep nor show the pictures of mistakes and of labels in doubt.")]
 Force = Annotated[bool, Parameter(help="Remove the earlier run in --out and start afresh.")]
 
 
@@ -136,6 +138,20 @@ def override(config: Config, **values: Any) -> Config:
     """Return the dataclass `config` with those of `values` that are not None."""
     given = {name: value for name, value in values.items() if value is not None}
     return replace(config, **given)  # type: ignore[type-var]
+
+
+def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
+    """Return the numbers of `1,2,4,8`.
+
+    Raises:
+        InputError: if the text is no list of numbers.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"{flag} takes numbers with commas between them, such as 1,2,4; not {text!r}") from None
 
 
 def base_recipe(recipe: Path | None, out: Path, *, resume: bool, defaults: Recipe | None = None) -> Recipe:

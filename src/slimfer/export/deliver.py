@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from slimfer.answers import examine
 from slimfer.artifact import calibrated, open_artifact
 from slimfer.calibration import fit
 from slimfer.compress.pipeline import Stage
@@ -51,6 +52,7 @@ def deliver(
     *,
     recipe: Mapping[str, Any],
     rounds: int = 30,
+    pictures: bool = True,
     note: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, Any], tuple[Check, ...]]:
     """Write `folder/model.onnx`, measure every stage, verify the artifact; return parts of results.json and the checks.
@@ -63,6 +65,7 @@ def deliver(
         folder: the run folder.
         recipe: the resolved settings, for the artifact's metadata.
         rounds: turns of each stage in the timing.
+        pictures: keep the pictures that the report shows in the run's folder.
         note: told what is being done.
     """
     scored: list[Row] = []
@@ -75,7 +78,8 @@ def deliver(
 
     first, last = stages[0].checkpoint, stages[-1].checkpoint
     written = open_artifact(to_onnx(last, scores=_headline(rows[-1]["scores"]), recipe=recipe))
-    artifact = calibrated(written, fit(scored[-1].probabilities, validation.labels))
+    calibration = fit(scored[-1].probabilities, validation.labels)
+    artifact = calibrated(written, calibration)
     path = folder / "model.onnx"
     atomic_write(path, artifact)
     note("verifying the artifact")
@@ -88,6 +92,16 @@ def deliver(
         "curves": [{"stage": s.name, "rows": rows_} for s in stages if (rows_ := read_curve(s.folder))],
         "checks": [asdict(check) for check in checks],
         "artifact": {"path": path.name, "bytes": len(artifact), "sha256": Session(path).artifact.sha256},
+        **examine(
+            folder,
+            {row.name: row.probabilities for row in scored},
+            validation.labels,
+            validation.classes,
+            images=validation.images,
+            names=validation.names,
+            calibration=calibration,
+            pictures=pictures,
+        ),
     }
     return parts, checks
 
@@ -122,6 +136,7 @@ IN_RUNTIME = ("start", "train", "finetune", "dense", "quantize", "qat")
 WORDS = {
     "slim": "slimmed",
     "prune": "pruned",
+    "cut": "cut",
     "mask": "masked",
     "finetune": "fine-tuned",
     "finetune-sparse": "fine-tuned with penalty",
@@ -135,7 +150,7 @@ WORDS = {
 def title(kinds: Sequence[str], checkpoint: Checkpoint) -> str:
     """Return what a network went through, in words, and its arithmetic; a word that repeats is said once."""
     words = list(dict.fromkeys(WORDS[kind] for kind in kinds if kind in WORDS))
-    if words and kinds[-1] in ("slim", "prune"):
+    if words and kinds[-1] in ("slim", "prune", "cut"):
         words.append("not yet fine-tuned")
     said = ", ".join(words) or "dense"
     return f"{said[0].upper()}{said[1:]}, {_arithmetic(checkpoint)}"

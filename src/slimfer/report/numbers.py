@@ -36,6 +36,12 @@ def times(ratio: float | None) -> str:
     return MISSING if ratio is None else f"{_significant(ratio)}×"
 
 
+def signed(points: float) -> str:
+    """Return a change with its sign and a true minus; what rounds to nothing has none."""
+    text = f"{points:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
 def _scaled(number: float, base: int, units: Sequence[str]) -> str:
     power = 0
     # Compare what will be printed: 999,999 is 1.00 M, not 1000 k.

@@ -6,36 +6,49 @@ from pathlib import Path
 from typing import Any
 
 from slimfer.files import write_text
-from slimfer.report.numbers import MISSING, milliseconds, percent, size, times, whole
+from slimfer.report.analysis import analysis_charts, analysis_content
+from slimfer.report.errors import errors
+from slimfer.report.numbers import MISSING, milliseconds, percent, signed, size, times, whole
 from slimfer.report.plots import chart_name, charts
 from slimfer.report.results import Results, Stage, load_results, points_lost, size_ratio, speed_ratio
 from slimfer.report.tables import Table, pictures, stage_table, summary, trade_off_table
 from slimfer.report.template import fill
+from slimfer.report.thumbnails import Thumbnails, thumbnails
 from slimfer.toml import to_toml
 
 Text = dict[str, str]
 
 
-def write_report(run: Path | str) -> Path:
+def write_report(run: Path | str, *, pictures: bool = True) -> Path:
     """Write `report.html` and `plots/*.svg` beside the `results.json` of a run folder; return the page's path.
+
+    Args:
+        run: the folder.
+        pictures: show the pictures that the run kept of mistakes and of labels in doubt.
 
     Raises:
         InputError: if there is no results.json, or it is not one of ours.
     """
     run = Path(run)
     results = load_results(run / "results.json")
-    drawn = charts(results)
+    drawn = charts(results) | analysis_charts(results)
     for name, svg in drawn.items():
         write_text(run / "plots" / f"{name}.svg", svg)
     page = run / "report.html"
-    write_text(page, render(results, drawn))
+    write_text(page, render(results, drawn, thumbnails(run, results, wanted=pictures)))
     return page
 
 
-def render(results: Results, drawn: Mapping[str, str] | None = None) -> str:
-    """Return the page; `drawn` are the charts, when they have been drawn already."""
-    drawn = charts(results) if drawn is None else drawn
-    return fill("page.html.j2", {**_content(results), "charts": drawn})
+def render(results: Results, drawn: Mapping[str, str] | None = None, faces: Thumbnails | None = None) -> str:
+    """Return the page.
+
+    Args:
+        results: of the run.
+        drawn: the charts, when they have been drawn already.
+        faces: the pictures that it may show; None for none.
+    """
+    drawn = charts(results) | analysis_charts(results) if drawn is None else drawn
+    return fill("page.html.j2", {**_content(results), **errors(results, faces or Thumbnails()), "charts": drawn})
 
 
 def _content(results: Results) -> dict[str, Any]:
@@ -43,6 +56,7 @@ def _content(results: Results) -> dict[str, Any]:
     data = results.data
     scored = [stage for stage in results.stages if stage.scores is not None]
     return {
+        **analysis_content(results),
         "kind": results.kind,
         "title": "Comparison" if results.kind == "bench" else str(data.get("model", results.first.title)),
         "summary": summary(results),
@@ -95,7 +109,7 @@ def _figures(results: Results) -> list[Text]:
         figures.append({"name": "faster", "value": times(ratio), "note": note})
     if (lost := points_lost(results, last)) is not None:
         note = f"accuracy {percent(first.accuracy)} → {percent(last.accuracy)} %"
-        figures.append({"name": "points of accuracy", "value": _signed(-lost), "note": note})
+        figures.append({"name": "points of accuracy", "value": signed(-lost), "note": note})
     if results.checks:
         passed = sum(bool(check["passed"]) for check in results.checks)
         note = "all passed" if passed == len(results.checks) else f"{len(results.checks) - passed} failed"
@@ -200,7 +214,7 @@ def _change(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[st
     return tuple(
         cell
         for key in ("recall", "f1")
-        for cell in (percent(before[key]), percent(after[key]), _signed(100 * (after[key] - before[key])))
+        for cell in (percent(before[key]), percent(after[key]), signed(100 * (after[key] - before[key])))
     )
 
 
@@ -250,13 +264,7 @@ def _value(value: Any) -> str:
         return MISSING
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _signed(points: float) -> str:
-    """Return a change with its sign and a true minus; what rounds to nothing has none."""
-    text = f"{points:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def _share(part: float, whole_: float) -> float:

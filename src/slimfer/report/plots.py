@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito (2008), which stay apart for colour-blind rea
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -28,6 +29,7 @@ BLUES = LinearSegmentedColormap.from_list("slimfer", ("#f7fafd", SKY, BLUE, "#00
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar in the name of a class is a dollar
     "font.size": 10.0,
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -68,6 +70,11 @@ def charts(results: Results) -> dict[str, str]:
         drawn["layers"] = layers(results.layers)
     for stage in {id(stage): stage for stage in (*scored[:1], *scored[-1:])}.values():
         drawn[chart_name("confusion", stage.name)] = confusion_matrix(stage, results.labels)
+    if results.change is not None:
+        drawn["class_change"] = differences(
+            "change of the recall of each class",
+            [(name, row["difference"], row["ci95"]) for name, row in results.change["per_class"].items()],
+        )
     judged = [stage for stage in results.stages if stage.reliability]
     if judged:
         drawn["reliability"] = reliability([judged[0], judged[-1]] if len(judged) > 1 else judged)
@@ -166,6 +173,11 @@ def _short(number: str) -> str:
     return re.sub(r"\.?0+(?= )", "", number) if "." in number else number
 
 
+def _tick(name: str, longest: int = 18) -> str:
+    """Return a class's name for an axis: a long one would leave no room for the chart."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
 def _rows_size(rows: int) -> tuple[float, float]:
     return WIDTH, 0.8 + 0.55 * rows
 
@@ -173,7 +185,9 @@ def _rows_size(rows: int) -> tuple[float, float]:
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Write each row's name above it, inside the chart: beside it, long titles would take half of a phone's width."""
     for row, name in enumerate(names):
-        axes.text(0.01, row - 0.34, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+        told = "\n".join(textwrap.wrap(name, 62))
+        text = axes.text(0.01, row - 0.2, told, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)
+        text.set_in_layout(False)  # a long name must not take width from the bars
     axes.set_yticks([])
     axes.set_ylim(len(names) - 0.6, -0.65)
 
@@ -273,8 +287,9 @@ def confusion_matrix(stage: Stage, labels: Sequence[str]) -> str:
             value = shares[row, column]
             colour = "#ffffff" if value > 0.45 else "#16202a"
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=colour, fontsize=9)
-        axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(places, labels)
+        names = [_tick(label) for label in labels]
+        axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(places, names)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="read as", ylabel="true expression", aspect="equal")
@@ -282,6 +297,37 @@ def confusion_matrix(stage: Stage, labels: Sequence[str]) -> str:
 
     side = 1.6 + 0.46 * len(labels)
     return svg(f"confusion matrix of {stage.title}, % of the true class", (side, side - 0.2), draw)
+
+
+def differences(title: str, rows: Sequence[tuple[str, float, Sequence[float]]]) -> str:
+    """Draw differences of shares with their 95 % intervals, in points.
+
+    Those whose interval leaves out zero have a mark and a colour of their own, which stay apart without colours.
+
+    Args:
+        title: of the chart.
+        rows: name, difference and interval, as fractions.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.axvline(0, color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
+        kinds = ((VERMILLION, "<", "worse"), (BLUE, ">", "better"), (INK, "o", "could be chance"))
+        found = [0 if high < 0 else 1 if low > 0 else 2 for _, _, (low, high) in rows]
+        for kind, (colour, mark, label) in enumerate(kinds):
+            places = [place for place, own in enumerate(found) if own == kind]
+            if places:
+                values = np.array([100 * rows[place][1] for place in places])
+                bounds = np.array([[100 * bound for bound in rows[place][2]] for place in places])
+                reach = np.abs(bounds - values[:, None]).T
+                axes.errorbar(values, places, xerr=reach, fmt=mark, color=colour, label=label, markersize=7, capsize=4)
+        axes.set(xlabel="points (95 % interval)")
+        axes.set_yticks(range(len(rows)), [_tick(name) for name, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9)
+
+    return svg(title, (WIDTH, 1.1 + 0.36 * len(rows)), draw)
 
 
 def reliability(stages: Sequence[Stage]) -> str:

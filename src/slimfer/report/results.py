@@ -22,12 +22,14 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("labels",),
     "bench": (),
     "study": ("labels", "trade_offs", "command"),
+    "analysis": ("model", "labels", "data", "analysis", "command"),
 }
 STAGE_REQUIRED: Mapping[str, tuple[str, ...]] = {
     "compress": ("scores", "params", "macs", "bytes", "latency_ms", "throughput"),
     "distill": ("scores",),
     "evaluate": ("scores",),
     "bench": ("latency_ms",),
+    "analysis": ("scores", "params", "macs", "bytes"),
 }
 SCORE_REQUIRED = ("accuracy", "macro_f1", "per_class", "n", "ci95", "confusion")
 LAYER_REQUIRED = (
@@ -35,7 +37,11 @@ LAYER_REQUIRED = (
 )  # fmt: skip
 CHECK_REQUIRED = ("name", "value", "limit", "passed", "note")
 SWEEP_REQUIRED = ("temperature", "weight", "accuracy")
+CHANGE_REQUIRED = ("lost", "gained", "difference", "ci95")
+MISTAKE_REQUIRED = ("index", "name", "label", "predicted", "confidence", "before")
+ISSUE_REQUIRED = ("index", "name", "label", "suggested", "probability", "self_confidence")
 TRADE_OFF_REQUIRED = ("series", "label", "bytes", "accuracies")
+ANALYSIS_REQUIRED = ("settings", "layers", "groups", "scales", "control", "cuts", "bits", "suggestion")
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,16 @@ class Results:
         return tuple(self.data.get("sweep", ()))
 
     @property
+    def change(self) -> Mapping[str, Any] | None:
+        """Return what the last stage reads differently from the first (`slimfer.mistakes.paired_change`)."""
+        return self.data.get("change")
+
+    @property
+    def calibration(self) -> Mapping[str, float] | None:
+        """Return the temperature and threshold of what ships, and its calibration error without and with them."""
+        return self.data.get("calibration")
+
+    @property
     def first(self) -> Stage:
         """Return the control."""
         return self.stages[0]
@@ -148,12 +164,34 @@ def parse_results(data: Any, where: str = "results") -> Results:
         "curves": ("stage", "rows"),
         "trade_offs": TRADE_OFF_REQUIRED,
         "sweep": SWEEP_REQUIRED,
+        "mistakes": MISTAKE_REQUIRED,
     }
     for part, keys in parts.items():
         for index, row in enumerate(data.get(part, ())):
             _need(row, keys, f"{where}: {part}[{index}]")
+    _check_errors(data, where)
+    if kind == "analysis":
+        _need(data["analysis"], ANALYSIS_REQUIRED, f"{where}: analysis")
     stages = [_stage(row, kind, f"{where}: stages[{i}]") for i, row in enumerate(data["stages"])]
     return Results(kind, tuple(stages), data)
+
+
+def _check_errors(data: Mapping[str, Any], where: str) -> None:
+    """Check what `slimfer.answers.examine` gave, as far as it is there."""
+    parts = {
+        "change": ("from", "to", "n", "per_class", *CHANGE_REQUIRED),
+        "calibration": ("temperature", "threshold", "ece_before", "ece_after", "n"),
+        "label_issues": ("count", "rows"),
+        "answers": ("sha256", "stages", "sha256_pictures", "sha256_names"),
+        "pictures": ("sha256", "index"),
+    }
+    for part, keys in parts.items():
+        if data.get(part) is not None:
+            _need(data[part], keys, f"{where}: {part}")
+    for name, row in (data.get("change") or {"per_class": {}})["per_class"].items():
+        _need(row, ("support", *CHANGE_REQUIRED), f"{where}: change.per_class[{name!r}]")
+    for index, row in enumerate((data.get("label_issues") or {"rows": ()})["rows"]):
+        _need(row, ISSUE_REQUIRED, f"{where}: label_issues.rows[{index}]")
 
 
 def _stage(row: Any, kind: str, where: str) -> Stage:
