@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from slimfer.compress.config import CompressConfig
+from slimfer.compress.config import AnalyzeConfig, CompressConfig
 from slimfer.compress.plan import KINDS, PlannedStep, usual_steps
 from slimfer.errors import InputError
 
@@ -58,11 +58,13 @@ class Recipe(CompressConfig):
         model: what a run starts from.
         steps: the chain, one table per step: `do`, a key of `slimfer.compress.plan.KINDS`, and any keys that go over
             this step's table ([slim] for `slim`, ...) or, as tables, over other tables; empty = the usual chain.
+        analyze: what `slimfer analyze` tries.
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)
     model: ModelRecipe = field(default_factory=ModelRecipe)
     steps: tuple[Mapping[str, Any], ...] = ()
+    analyze: AnalyzeConfig = field(default_factory=AnalyzeConfig)
 
     def chain(self) -> CompressConfig:
         """Return the settings of all steps."""

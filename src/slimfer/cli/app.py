@@ -152,6 +152,16 @@ VERBS: tuple[Verb, ...] = (
         ),
     ),
     Verb(
+        "analyze",
+        "slimfer.cli.analyze:analyze",
+        "See what each layer costs, and what is lost when it alone is cut or rounded.",
+        (
+            "slimfer analyze runs/first --data faces/ --out runs/layers",
+            "slimfer analyze --out runs/layers --resume",
+            "slimfer analyze runs/first --data faces/ --ratios 0.5,0.9 --bits 4,2 --out runs/few --json",
+        ),
+    ),
+    Verb(
         "export",
         "slimfer.cli.export:export",
         "Write a run or a checkpoint as an artifact: one .onnx file, uint8 pixels in, probabilities out.",

@@ -18,6 +18,7 @@ from slimfer.cli.flags import (
     Votes,
     base_recipe,
     default_of,
+    numbers,
     over_data,
     override,
     with_width,
@@ -26,7 +27,6 @@ from slimfer.cli.progress import Watch, showing
 from slimfer.cli.record import describe_data, document, finish
 from slimfer.cli.start import PLAIN, first_network, name_start, open_start
 from slimfer.compress.config import DistillConfig
-from slimfer.errors import InputError
 from slimfer.recipes import Recipe
 from slimfer.runs import RunFolder, open_run, read_curve
 
@@ -82,8 +82,8 @@ class DistillFlags:
         sweep = override(
             recipe.sweep,
             control=self.control,
-            temperatures=_numbers("--sweep-temperatures", self.sweep_temperatures),
-            weights=_numbers("--sweep-weights", self.sweep_weights),
+            temperatures=numbers("--sweep-temperatures", self.sweep_temperatures),
+            weights=numbers("--sweep-weights", self.sweep_weights),
         )
         return replace(recipe, distill=distill, sweep=sweep)
 
@@ -207,13 +207,3 @@ def _report(
     answer = finish(run, results, hint)
     told = [f"teacher {row['name']}: {100 * row['scores']['accuracy']:.2f} %" for row in teachers]
     return replace(answer, view=(*answer.view, *told, f"report: {write_report(run.path)}"))
-
-
-def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
-    """Return the numbers of `1,2,4,8`."""
-    if text is None:
-        return None
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise InputError(f"{flag} takes numbers with commas between them, such as 1,2,4; not {text!r}") from None

@@ -4,7 +4,9 @@ Train with an L1 penalty on all BN scales, cut the channels whose |gamma| is bel
 """
 
 from dataclasses import asdict
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -40,6 +42,27 @@ def gamma_scores(channels: ChannelMap, reduce: str = "max") -> Scores:
     """Return |gamma| of every channel that has a BN scale (raw, not normalized per layer)."""
     per_layer = {layer.name: layer.module.weight.detach().abs() for layer in channels.norms()}  # type: ignore[operator]
     return Scores.collect(channels, per_layer, reduce)
+
+
+def scale_distribution(channels: ChannelMap, bins: int = 40) -> dict[str, Any]:
+    """Return how |gamma| is spread in each batch normalization, as JSON values.
+
+    Keys: `edges`, bins + 1 numbers from 0 to the largest |gamma| of the network, and `layers`, rows with `name`,
+    `channels`, `quantiles` (`0`, `5`, `25`, `50`, `75`, `95`, `100` percent) and `counts` (channels in each bin).
+    """
+    scales = {layer.name: layer.module.weight.detach().abs().numpy() for layer in channels.norms()}  # type: ignore[operator]
+    edges = np.linspace(0, max((values.max() for values in scales.values()), default=1.0) or 1.0, bins + 1)
+    percents = (0, 5, 25, 50, 75, 95, 100)
+    rows = [
+        {
+            "name": name,
+            "channels": len(values),
+            "quantiles": dict(zip(map(str, percents), np.percentile(values, percents).tolist(), strict=True)),
+            "counts": np.histogram(values, edges)[0].tolist(),
+        }
+        for name, values in scales.items()
+    ]
+    return {"edges": edges.tolist(), "layers": rows}
 
 
 def slim(checkpoint: Checkpoint, config: SlimConfig, frames: Frames) -> Checkpoint:
