@@ -3,8 +3,8 @@
 - `recipe.toml`: resolved values; re-runs the run.
 - `run.json`: verb, command line, seed, commit, versions, machine, wall time, parent run.
 - `log.txt`: what happened, line by line.
-- `results.json`, `results.csv`, `layers.csv`, `answers.npy`, `pictures.npy`, `weights/`, `stages/`, `plots/`, `model.onnx`,
-  `report.html`, `README.md`: the verbs'.
+- `results.json`, `results.csv`, `layers.csv`, `answers.npy`, `pictures.npy`, `weights/`, `stages/`, `plots/`,
+  `model.onnx`, `report.html`, `README.md`: the verbs'.
 """
 
 import csv
@@ -40,6 +40,9 @@ OURS = (
     "weights",
     "stages",
     "sweep",
+    "search",
+    "pareto",
+    "found.toml",
     "plots",
     "events",
     "model.onnx",

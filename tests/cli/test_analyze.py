@@ -106,8 +106,6 @@ def test_the_suggested_lines_are_a_recipe(inside, run: Path, checkpoint: Path, f
         *FEW,
         "--tolerance",
         "90",
-        "--ratios",
-        "0.5",
         "--out",
         str(again),
     )
