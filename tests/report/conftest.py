@@ -99,23 +99,31 @@ COMPRESS = {
 }
 
 
-def examined(folder, seed=0):
-    """Return COMPRESS with what `examine` adds, whose files it writes into the folder."""
+def examined(folder, seed=0, *, skills=(0.7, 0.6), shift=0):
+    """Return COMPRESS with what `examine` adds, whose files it writes into the folder.
+
+    Args:
+        folder: of the run.
+        seed: of the pictures and answers.
+        skills: share of the pictures that each stage reads correctly.
+        shift: turns the labels by some places.
+    """
     generator = np.random.default_rng(seed)
-    labels = np.arange(COUNT) % len(EMOTIONS)
-    stages = {
-        row["name"]: _probabilities(skill, seed) for row, skill in zip(COMPRESS["stages"], (0.7, 0.6), strict=True)
-    }
+    labels = (np.arange(COUNT) + shift) % len(EMOTIONS)
+    results = copy.deepcopy(COMPRESS)
+    answers = {row["name"]: _probabilities(skill, seed) for row, skill in zip(results["stages"], skills, strict=True)}
+    for row in results["stages"]:
+        row["scores"] = score(answers[row["name"]], labels, EMOTIONS)
     parts = examine(
         folder,
-        stages,
+        answers,
         labels,
         EMOTIONS,
         images=generator.integers(0, 256, (COUNT, 1, 48, 48), dtype=np.uint8),
         names=[f"validation/{EMOTIONS[label]}/{i}.jpg" for i, label in enumerate(labels)],
         calibration=Calibration(1.5, 0.4),
     )
-    return {**copy.deepcopy(COMPRESS), **parts}
+    return {**results, **parts}
 
 
 STUDY = {

@@ -85,15 +85,15 @@ def row_of(low, high, difference=0.0):
     return {"support": 9, "lost": 1, "gained": 2, "difference": difference, "ci95": [low, high]}
 
 
-def test_only_what_is_beyond_chance_is_told():
+def test_only_what_is_beyond_its_interval_is_told():
     change = {"n": 27, **row_of(-0.1, 0.1), "per_class": {"sad": row_of(-0.3, 0.1), "fear": row_of(0.0, 0.2)}}
-    assert change_told(change).endswith("No class changed by more than chance explains.")
+    assert change_told(change).endswith("No single class changed beyond its 95 % interval.")
     change["per_class"]["sad"] = row_of(-0.3, -0.1)
-    assert change_told(change).endswith("Beyond chance, sad paid.")
+    assert change_told(change).endswith("With 95 % confidence each, sad paid.")
     change["per_class"]["fear"] = row_of(0.1, 0.2)
-    assert change_told(change).endswith("Beyond chance, sad paid and fear gained.")
+    assert change_told(change).endswith("With 95 % confidence each, sad paid and fear gained.")
     change["per_class"]["sad"] = row_of(-0.3, 0.1)
-    assert change_told(change).endswith("Beyond chance, no class paid and fear gained.")
+    assert change_told(change).endswith("With 95 % confidence each, no class paid and fear gained.")
 
 
 def test_calibration_is_told(page):

@@ -193,8 +193,12 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "report",
         "slimfer.cli.report:report",
-        "Write RUN/report.html, one self-contained page, from RUN/results.json.",
-        ("slimfer report runs/first", "slimfer report runs/first --json"),
+        "Write RUN/report.html, one self-contained page, from RUN/results.json; or one page that compares runs.",
+        (
+            "slimfer report runs/first",
+            "slimfer report runs/first --no-pictures",
+            "slimfer report runs/first runs/second --out both.html",
+        ),
     ),
     Verb(
         "models",

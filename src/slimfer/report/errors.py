@@ -53,9 +53,9 @@ def change_told(change: Mapping[str, Any]) -> str:
     paid = [name for name, row in change["per_class"].items() if row["ci95"][1] < 0]
     won = [name for name, row in change["per_class"].items() if row["ci95"][0] > 0]
     if not paid and not won:
-        return f"{told} No class changed by more than chance explains."
+        return f"{told} No single class changed beyond its 95 % interval."
     halves = [f"{', '.join(paid)} paid" if paid else "no class paid", f"{', '.join(won)} gained" if won else ""]
-    return f"{told} Beyond chance, {' and '.join(half for half in halves if half)}."
+    return f"{told} With 95 % confidence each, {' and '.join(half for half in halves if half)}."
 
 
 def _paired_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
