@@ -97,6 +97,9 @@ def test_slim_quantize_export_evaluate(inside, trained: Path, faces: Path, tmp_p
     artifact = tmp_path / "int8.onnx"
     done = inside("export", str(tmp_path / "int8"), "--out", str(artifact), "--json")
     assert json.loads(done.stdout)["bytes"] == artifact.stat().st_size
+    card = artifact.with_suffix(".md").read_text()
+    assert json.loads(done.stdout)["sha256"] in card
+    assert "--model int8.onnx" in card
     assert inside("export", str(tmp_path / "int8"), "--out", str(artifact)).returncode == 2
     assert inside("export", str(tmp_path / "int8"), "--out", str(artifact), "--force").returncode == 0
 
@@ -238,6 +241,15 @@ def test_export_calibrates_runs_and_finished_artifacts(inside, trained: Path, fa
     assert told["temperature"] == one.temperature != 1
     assert told["threshold"] == one.threshold == 0
     assert told["n"] == 70
+    card = first.with_suffix(".md").read_text()
+    assert f"logits divided by {one.temperature:g}" in card
+    assert f"{100 * told['ece_after']:.2f} %" in card
+    first.with_suffix(".md").write_text("my own notes")
+    done = inside("export", str(trained), "--force", "--out", str(first))
+    assert done.returncode == 2
+    assert "a.md, where the model card goes, exists" in done.stderr
+    assert first.with_suffix(".md").read_text() == "my own notes"
+    assert open_artifact(first).sha256 == plain.sha256
     assert inside("export", str(first), "--threshold", "0.4", "--out", str(second)).returncode == 0
     again = open_artifact(second)
     assert again.calibration == Calibration(one.temperature, 0.4)

@@ -1,4 +1,5 @@
 import re
+import shlex
 
 import numpy as np
 import onnxruntime
@@ -6,7 +7,8 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from slimfer.report.card import model_card
+from slimfer.cli.app import app
+from slimfer.report.card import is_card, model_card
 from slimfer.report.results import parse_results
 
 
@@ -21,11 +23,63 @@ def test_sections_are_there_in_order(card):
         "Model details",
         "Uses",
         "Bias, risks and limits",
-        "How to read a face with six lines of onnxruntime",
+        "How to get started",
         "Training",
         "Evaluation",
         "Technical specifications",
     ]
+
+
+def test_calibration_labels_and_change_are_told(run):
+    _, results = run
+    card = model_card(parse_results(results))
+    change, calibration = results["change"], results["calibration"]
+    for name, row in change["per_class"].items():
+        assert f"| {name} | {row['support']} | {row['lost']} | {row['gained']} |" in card
+    assert "logits divided by 1.5 (temperature scaling); below 40.00 % an answer is marked uncertain" in card
+    assert f"{100 * calibration['ece_after']:.2f} % instead of {100 * calibration['ece_before']:.2f} %" in card
+    assert f"{results['label_issues']['count']} of the pictures that it was judged on look mislabelled" in card
+    assert "On Calibration of Modern Neural Networks" in card
+
+
+def test_uses_to_avoid_name_work_and_school(card):
+    uses = card[card.index("## Uses") : card.index("## Bias")]
+    for text in (
+        "Direct use",
+        "Downstream use",
+        "Uses to avoid",
+        "inner feelings",
+        "at work or in school",
+        "2024/1689",
+    ):
+        assert text in uses
+
+
+def test_methods_of_the_recipe_are_cited(compressed):
+    compressed["recipe"] = {"slim": {"ratio": 0.5}, "quantize": {"bits": 8}}
+    card = model_card(parse_results(compressed))
+    cited = card[card.index("## Citation") :]
+    assert "Network Slimming" in cited
+    assert "Integer-Arithmetic-Only" in cited
+    assert "DSD" not in cited
+
+
+def test_the_command_line_in_the_card_is_one_that_exists(compressed):
+    compressed["artifact"]["path"] = "my model.onnx"
+    card = model_card(parse_results(compressed))
+    lines = [shlex.split(line) for line in card.splitlines() if line.startswith("slimfer predict")]
+    read = [app.parse_args(line[1:], print_error=False, exit_on_error=False)[1].arguments for line in lines]
+    assert [arguments["model"] for arguments in read] == ["my model.onnx"] * 2
+    assert [arguments.get("no_detect", False) for arguments in read] == [False, True]
+
+
+def test_a_card_is_told_from_other_files(card, tmp_path):
+    ours, theirs = tmp_path / "a.md", tmp_path / "b.md"
+    ours.write_text(card)
+    theirs.write_text("# My notes\n")
+    assert is_card(ours)
+    assert not is_card(theirs)
+    assert not is_card(tmp_path / "missing.md")
 
 
 def test_front_matter_holds_the_scores_of_what_ships(card, compressed):

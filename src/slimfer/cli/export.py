@@ -11,8 +11,9 @@ from cyclopts.validators import Number
 from slimfer.cli.common import Answer, Common
 from slimfer.cli.resolve import ArtifactFile, load_checkpoint, resolve
 from slimfer.errors import InputError
-from slimfer.files import atomic_write, read_json
+from slimfer.files import atomic_write, write_text
 from slimfer.report.numbers import percent, size, whole
+from slimfer.report.results import Results, load_results, parse_results
 
 if TYPE_CHECKING:
     from slimfer.artifact import Artifact
@@ -30,6 +31,8 @@ def export(
 ) -> Answer:
     """Write a run or a checkpoint as an artifact: one .onnx file, uint8 pixels in, probabilities out.
 
+    The model card is written beside it, model.md for model.onnx, if the run has results.
+
     With --data, a temperature is fitted to the validation split (Guo et al. 2017) and goes into the file, so that the
     runtime's confidence is the share of right answers to be expected; probabilities stay as they are.
 
@@ -46,8 +49,13 @@ def export(
     if out.exists() and not force:
         raise InputError(f"{out} exists; --force writes over it")
     from slimfer.artifact import calibrated, open_artifact
+    from slimfer.report.card import is_card
 
-    artifact = _written(model, again=data is not None or threshold is not None)
+    results, card = _results(Path(model)), out.with_suffix(".md")
+    if results is not None and card.exists() and not is_card(card):
+        raise InputError(f"{card}, where the model card goes, exists and is not one of slimfer")
+
+    artifact = _written(model, results, again=data is not None or threshold is not None)
     told: dict[str, Any] = {}
     if data is not None:
         artifact, told = _calibrated(artifact, data, common)
@@ -60,6 +68,9 @@ def export(
         "sha256": artifact.sha256,
         "calibration": {**artifact.calibration.to_dict(), **told},
     }
+    if results is not None:
+        write_text(card, _card(results, artifact, out, told))
+        told["card"] = str(card)
     view = [f"{out}: {size(len(artifact.data))} ({len(artifact.data):,} bytes), sha256 {artifact.sha256}"]
     if data is not None:
         before, after, n = (told["calibration"][key] for key in ("ece_before", "ece_after", "n"))
@@ -70,14 +81,15 @@ def export(
     return Answer(told, view, f"slimfer predict FACE.jpg --model {out}")
 
 
-def _written(model: str, again: bool) -> "Artifact":
+def _written(model: str, results: Results | None, *, again: bool) -> "Artifact":
     """Return the artifact of a run or checkpoint, read back through every check that a user's copy will meet.
 
     Args:
         model: what the user named.
+        results: of the run, if it has some; what they know of calibration goes into the artifact.
         again: whether it may be an artifact, to be written again.
     """
-    from slimfer.artifact import open_artifact
+    from slimfer.artifact import calibrated, open_artifact
 
     found = resolve(model)
     if again and isinstance(found, ArtifactFile):
@@ -85,8 +97,20 @@ def _written(model: str, again: bool) -> "Artifact":
     from slimfer.export.onnx import to_onnx
 
     checkpoint = load_checkpoint(model)
-    scores, recipe = _recorded(Path(model))
-    return open_artifact(to_onnx(checkpoint, scores=scores, recipe=recipe))
+    recipe = Path(model) / "recipe.toml"
+    artifact = open_artifact(
+        to_onnx(
+            checkpoint,
+            scores=None if results is None else results.last.scores,
+            recipe=tomllib.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None,
+        )
+    )
+    if results is None or results.calibration is None:
+        return artifact
+    from slimfer.calibration import Calibration
+
+    known = {name: results.calibration[name] for name in ("temperature", "threshold")}
+    return open_artifact(calibrated(artifact, Calibration.from_dict(known)))
 
 
 def _calibrated(artifact: "Artifact", data: str, common: Common) -> "tuple[Artifact, dict[str, Any]]":
@@ -106,8 +130,28 @@ def _calibrated(artifact: "Artifact", data: str, common: Common) -> "tuple[Artif
     return open_artifact(calibrated(artifact, fitted)), errors
 
 
-def _recorded(run: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Return the final scores and the recipe of a run folder; None for what is not there (a bare checkpoint)."""
-    results, recipe = run / "results.json", run / "recipe.toml"
-    scores = read_json(results)["stages"][-1].get("scores") if results.is_file() else None
-    return scores, tomllib.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
+def _results(run: Path) -> Results | None:
+    """Return the results of a run folder; None for what has none (a bare checkpoint, an artifact)."""
+    file = run / "results.json"
+    return load_results(file) if file.is_file() else None
+
+
+def _card(results: Results, artifact: "Artifact", out: Path, told: dict[str, Any]) -> str:
+    """Return the model card of what was exported: the run's results with the file as it is now.
+
+    Args:
+        results: of the run.
+        artifact: what was written.
+        out: where.
+        told: what the verb answers about it.
+    """
+    from slimfer.report.card import model_card
+
+    calibration = told["calibration"]
+    if "ece_before" not in calibration:  # not fitted now: the run's own figures hold as long as its temperature does
+        known = results.calibration
+        same = known is not None and known["temperature"] == calibration["temperature"]
+        calibration = {**known, **calibration} if known is not None and same else None
+    data = {**results.data, "calibration": calibration}
+    data["artifact"] = {"path": out.name, **{key: told[key] for key in ("bytes", "sha256")}}
+    return model_card(parse_results(data), channels=artifact.channels, image=artifact.image)

@@ -1,13 +1,31 @@
 """The model card: the README.md beside an artifact, with the front matter that model hubs read."""
 
 import json
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from slimfer.preprocess import SCALE, ZERO_POINT
-from slimfer.report.numbers import count, milliseconds, percent, size
+from slimfer.report.errors import calibration_table, change_table, change_told
+from slimfer.report.numbers import count, milliseconds, percent, size, whole
 from slimfer.report.results import Results, points_lost
 from slimfer.report.tables import Table, describe_machine, pictures, stage_table, summary
+
+FRONT = "library_name: slimfer"  # what tells a card of ours from other files of that name
+
+# The methods that a table of the recipe stands for.
+METHODS: Mapping[str, str] = {
+    "slim": "Liu et al.: Learning Efficient Convolutional Networks through Network Slimming. ICCV 2017,"
+    " arXiv 1708.06519.",
+    "prune": "Li et al.: Pruning Filters for Efficient ConvNets. ICLR 2017, arXiv 1608.08710.",
+    "dsd": "Han et al.: DSD: Dense-Sparse-Dense Training for Deep Neural Networks. ICLR 2017, arXiv 1607.04381.",
+    "distill": "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network. 2015, arXiv 1503.02531.",
+    "quantize": "Jacob et al.: Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only"
+    " Inference. CVPR 2018, arXiv 1712.05877.",
+    "qat": "Esser et al.: Learned Step Size Quantization. ICLR 2020, arXiv 1902.08153.",
+    "calibration": "Guo et al.: On Calibration of Modern Neural Networks. ICML 2017, arXiv 1706.04599.",
+}
 
 
 def model_card(results: Results, *, licence: str = "other", channels: int = 1, image: int = 48) -> str:
@@ -29,8 +47,14 @@ def model_card(results: Results, *, licence: str = "other", channels: int = 1, i
         _training(results),
         _evaluation(results),
         _technical(results),
+        _citation(results),
     )
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def is_card(path: Path) -> bool:
+    """Return whether a file is a card that `model_card` made."""
+    return path.is_file() and FRONT in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _name(results: Results) -> str:
@@ -44,7 +68,7 @@ def _front_matter(results: Results, licence: str) -> str:
     lines = [
         "---",
         f"license: {json.dumps(licence.lower())}",
-        "library_name: slimfer",
+        FRONT,
         "pipeline_tag: image-classification",
         "tags: [facial-expression-recognition, onnx, onnxruntime]",
         f"datasets: [{json.dumps(dataset)}]",
@@ -67,31 +91,47 @@ def _front_matter(results: Results, licence: str) -> str:
 
 def _details(results: Results, licence: str, channels: int, image: int) -> str:
     last, artifact = results.last, results.data.get("artifact", {})
+    weight = artifact.get("bytes") or last.bytes
     colour = "gray" if channels == 1 else "RGB"
     rows = [
         ("Input", f"`pixels`, uint8, (N, {channels}, {image}, {image}): {colour} face crops, 0-255, not normalized"),
         ("Output", f"`probabilities`, float32, (N, {len(results.labels)})"),
         ("Classes, in this order", ", ".join(results.labels)),
         ("Normalization", f"inside the file: (pixel - {ZERO_POINT}) / {1 / SCALE:g}"),
-        ("Size", size(last.bytes) if last.bytes else ""),
+        ("Size", f"{size(weight)} ({weight:,} bytes)" if weight else ""),
         ("Parameters", count(last.params) if last.params else ""),
         ("Multiply-adds per face", count(last.macs) if last.macs else ""),
+        ("Confidence", _confidence(results)),
         ("SHA-256", f"`{artifact['sha256']}`" if "sha256" in artifact else ""),
         ("Licence of the weights", "that of the training data" if licence == "other" else licence),
     ]
     return "## Model details\n\n" + _two_columns(rows)
 
 
+def _confidence(results: Results) -> str:
+    """Return how the runtime comes from probabilities to a confidence."""
+    calibration = results.calibration
+    if calibration is None:
+        return ""
+    threshold = calibration["threshold"]
+    doubt = f"below {percent(threshold)} % an answer is marked uncertain" if threshold else "no threshold is set"
+    return f"logits divided by {calibration['temperature']:g} (temperature scaling); {doubt}"
+
+
 def _uses() -> str:
     return """## Uses
 
-**Intended**: sorting and searching one's own pictures, research on expressions and on small networks, art and games
+**Direct use**: sorting and searching one's own pictures, research on expressions and on small networks, art and games
 that react to a face with the person's knowledge and consent.
 
-**To avoid**: judging what a person feels, intends or is fit for. The network names the expression that most annotators
-would see in a picture; an expression is not a feeling. Do not use it for decisions about people: hiring, schooling,
-credit, insurance, policing, border control, health. Reading emotions at the workplace and in schools is prohibited in
-the European Union (Regulation 2024/1689, article 5, with narrow exceptions); other places have rules of their own."""
+**Downstream use**: as a part of a program that shows what it read as a guess, with its confidence, to the person whose
+face it is; as a start for further training on one's own pictures.
+
+**Uses to avoid**: inferring the inner feelings of people, above all at work or in school; judging what a person feels,
+intends or is fit for. The network names the expression that most annotators would see in a picture; an expression is
+not a feeling. Do not use it for decisions about people: hiring, schooling, credit, insurance, policing, border control,
+health. Reading emotions at the workplace and in schools is prohibited in the European Union (Regulation 2024/1689,
+article 5, with narrow exceptions); other places have rules of their own."""
 
 
 def _limits(results: Results) -> str:
@@ -112,24 +152,49 @@ def _limits(results: Results) -> str:
             told.append(
                 f"- The probabilities are not exact: their expected calibration error is {percent(scores['ece'])} %."
             )
+    if results.calibration is not None:
+        before, after = (percent(results.calibration[key]) for key in ("ece_before", "ece_after"))
+        told.append(
+            f"- The confidence that the runtime gives is not exact either: with the temperature the error is {after} %"
+            f" instead of {before} % (on {whole(results.calibration['n'])} pictures, each half calibrated by the"
+            " other), and worse on pictures of another kind."
+        )
+    issues = results.data.get("label_issues")
+    if issues and issues["count"]:
+        told.append(
+            f"- Labels are opinions: {whole(issues['count'])} of the pictures that it was judged on look mislabelled"
+            " (confident learning), so a part of its mistakes may be none, and a part of its hits."
+        )
     return "## Bias, risks and limits\n\n" + "\n".join(told)
 
 
 def _how_to(results: Results, channels: int, image: int) -> str:
-    path = results.data.get("artifact", {}).get("path", "model.onnx")
+    path = str(results.data.get("artifact", {}).get("path", "model.onnx"))
     mode, view = ("L", "[None, None]") if channels == 1 else ("RGB", ".transpose(2, 0, 1)[None]")
-    return f"""## How to read a face with six lines of onnxruntime
+    return f"""## How to get started
+
+`slimfer predict` finds the faces in a photo first, reads each, and checks the file's SHA-256 before it opens it:
+
+```
+slimfer predict photo.jpg --model {shlex.quote(path)}
+slimfer predict face.png --no-detect --model {shlex.quote(path)}
+```
+
+With `--no-detect` the whole picture is the crop of a face. In Python:
+`slimfer.Recognizer({json.dumps(path)})("photo.jpg")`.
+
+Six lines of onnxruntime read the crop of a face without slimfer:
 
 ```python
 import numpy as np, onnxruntime
 from PIL import Image
-session = onnxruntime.InferenceSession("{path}", providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession({json.dumps(path)}, providers=["CPUExecutionProvider"])
 pixels = np.asarray(Image.open("face.png").convert("{mode}").resize(({image}, {image}), Image.BILINEAR), np.uint8){view}
 probabilities = session.run(["probabilities"], {{"pixels": pixels}})[0][0]
 print(dict(zip({json.dumps(list(results.labels))}, probabilities.tolist())))
 ```
 
-With slimfer installed: `slimfer predict face.png --model {path}`, which also checks the file's SHA-256 first."""
+They give the probabilities as the network has them; the confidence of slimfer is these with the temperature."""
 
 
 def _training(results: Results) -> str:
@@ -158,7 +223,18 @@ def _evaluation(results: Results) -> str:
     lost = points_lost(results, results.last)
     if len(results.stages) > 1 and lost is not None:
         told[0] += f" Against the first row it loses {lost:.2f} points." if lost > 0 else " It loses no accuracy."
-    return "\n\n".join(("## Evaluation", *told, stage_table(results).markdown(), _per_class(scores).markdown()))
+    parts = ["## Evaluation", *told, stage_table(results).markdown(), _per_class(scores).markdown()]
+    if (change := results.change) is not None:
+        parts += [
+            "### What compression changed in each class",
+            change_told(change),
+            "Lost are pictures that only the first network reads correctly, gained those that only this one does; the"
+            " change is that of the recall, in points.",
+            change_table(change).markdown(),
+        ]
+    if results.calibration is not None:
+        parts += ["### Calibration", calibration_table(results.calibration).markdown()]
+    return "\n\n".join(parts)
 
 
 def _per_class(scores: Mapping[str, Any]) -> Table:
@@ -177,6 +253,13 @@ def _technical(results: Results) -> str:
         ("Latency, batch 1, one thread", f"{milliseconds(last.median_ms)} ms (median)" if last.median_ms else ""),
     ]
     return "## Technical specifications\n\n" + _two_columns(rows) if any(value for _, value in rows) else ""
+
+
+def _citation(results: Results) -> str:
+    """Return the papers behind the recipe's tables."""
+    used = [*(results.data.get("recipe") or {}), *(["calibration"] if results.calibration is not None else [])]
+    told = [f"- {METHODS[name]}" for name in METHODS if name in used]
+    return "## Citation\n\nMade with slimfer, by these methods:\n\n" + "\n".join(told) if told else ""
 
 
 def _two_columns(rows: list[tuple[str, str]]) -> str:
