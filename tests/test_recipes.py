@@ -12,7 +12,7 @@ from slimfer.errors import InputError
 from slimfer.recipes import Recipe, parse_recipe, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = ("data", "model", "steps", *(field.name for field in fields(CompressConfig)))
+TABLES = ("data", "model", "search", "steps", *(field.name for field in fields(CompressConfig)))
 
 
 def test_an_empty_recipe_is_the_defaults() -> None:

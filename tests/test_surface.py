@@ -17,7 +17,7 @@ from test_layers import MODULES, SOURCE, name_of
 # Modules of cli/ that hold no verb, and of model/ that hold no network.
 CLI_PARTS = {
     "app", "budget", "chain", "classifier", "common", "flags", "masks", "memory", "opening", "progress",
-    "record", "resolve", "sinks", "start", "steps", "units",
+    "record", "resolve", "search", "sinks", "start", "steps", "units",
 }  # fmt: skip
 MODEL_PARTS = {
     "blocks",

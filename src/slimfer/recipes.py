@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from slimfer.compress.config import AnalyzeConfig, CompressConfig
+from slimfer.compress.goal import SearchConfig
 from slimfer.compress.plan import KINDS, PlannedStep, usual_steps
 from slimfer.errors import InputError
 
@@ -56,6 +57,7 @@ class Recipe(CompressConfig):
     Attributes:
         data: what is read.
         model: what a run starts from.
+        search: the budget that `slimfer compress` searches the best network for, and how.
         steps: the chain, one table per step: `do`, a key of `slimfer.compress.plan.KINDS`, and any keys that go over
             this step's table ([slim] for `slim`, ...) or, as tables, over other tables; empty = the usual chain.
         analyze: what `slimfer analyze` tries.
@@ -63,6 +65,7 @@ class Recipe(CompressConfig):
 
     data: DataRecipe = field(default_factory=DataRecipe)
     model: ModelRecipe = field(default_factory=ModelRecipe)
+    search: SearchConfig = field(default_factory=SearchConfig)
     steps: tuple[Mapping[str, Any], ...] = ()
     analyze: AnalyzeConfig = field(default_factory=AnalyzeConfig)
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimfer.cli.units import SIZES, parse_size, parse_time
+from slimfer.cli.units import SIZES, parse_count, parse_size, parse_time
 from slimfer.errors import InputError
 
 
@@ -34,3 +34,14 @@ def test_what_is_no_size(text: str) -> None:
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(InputError, match="is not a time"):
         parse_time(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("10M", 10_000_000), ("1.5g", 1_500_000_000), ("300k", 300_000), ("7", 7)])
+def test_counts(text: str, value: int) -> None:
+    assert parse_count(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1M", "10MB", "1ms"])
+def test_what_is_no_count(text: str) -> None:
+    with pytest.raises(InputError, match="is not a count"):
+        parse_count(text)

@@ -30,14 +30,17 @@ from slimfer.cli.flags import (
 )
 from slimfer.cli.progress import Watch, showing
 from slimfer.cli.record import describe_data, document, finish
+from slimfer.cli.search import Found, SearchFlags, search_steps, seek
 from slimfer.cli.start import fresh_spec, name_start, open_start
 from slimfer.compress.config import QuantizeConfig
+from slimfer.compress.goal import SearchConfig
 from slimfer.compress.plan import KINDS, PlannedStep
-from slimfer.errors import VerificationError
+from slimfer.errors import InputError, VerificationError
 from slimfer.files import write_text
 from slimfer.recipes import Recipe
 from slimfer.report.results import parse_results
 from slimfer.runs import RunFolder, open_run
+from slimfer.toml import to_toml
 
 if TYPE_CHECKING:
     from slimfer.data.frames import Dataset
@@ -63,6 +66,7 @@ def compress(
     teacher: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     bits: Annotated[int | None, default_of(QuantizeConfig(), "bits")] = None,
     budget: Budget = Budget(),
+    searching: SearchFlags = SearchFlags(),
     slimming: SlimFlags = SlimFlags(),
     training: TrainFlags = TrainFlags(),
     finetuning: FinetuneFlags = FinetuneFlags(),
@@ -70,6 +74,9 @@ def compress(
     common: Common = Common(),
 ) -> Answer:
     """Do the whole job: train with the penalty, slim, fine-tune, quantize (or any chain of steps), verify, report.
+
+    With --max-size, --max-latency or --max-mac, and neither --ratio nor --steps, it searches instead: how many channels
+    each part of the network keeps, and how many bits each layer's weights get, so that least is lost within the budget.
 
     Ends in RUN/model.onnx, RUN/results.json and RUN/report.html; exit code 3 if a verification failed or a budget was
     not met.
@@ -91,6 +98,7 @@ def compress(
             first trained network of the chain teaches the ones after it.
         bits: of the weights, 2-8; 32 leaves the network in float.
         budget: see `Budget`.
+        searching: see `SearchFlags`.
         slimming: see `SlimFlags`.
         training: see `TrainFlags`.
         finetuning: see `FinetuneFlags`.
@@ -99,8 +107,18 @@ def compress(
     """
     base = base_recipe(recipe, out, resume=resume)
     origin = name_start(override(base.model, image=image, channels=channels), model)
+    limits = budget.over(base.search)
+    seeking = limits.wanted and slimming.ratio is None and chain is None and not base.steps
+    if not seeking:
+        searching.refuse_without_budget()
+    elif bits is not None or slimming.passes is not None:
+        flag = "--bits" if bits is not None else "--passes"
+        raise InputError(
+            f"{flag} does not go with a search, which chooses widths and bits itself; add --ratio or --steps"
+        )
     resolved = replace(
         base,
+        search=searching.over(limits) if seeking else SearchConfig(),
         data=over_data(base.data, data, votes),
         model=replace(origin, args=with_width(origin.args, width)),
         train=steps.over(training.over(base.train), common.seed),
@@ -125,7 +143,7 @@ def compress(
         network = checkpoint or fresh_spec(resolved.model, len(dataset["train"].classes))
         # Who goes on with a run seldom repeats its flags, and this one is about privacy.
         pictures = not no_pictures and "--no-pictures" not in run.record["argv"]
-        return _compress(run, resolved, network, dataset, budget, common, pictures=pictures)
+        return _compress(run, resolved, network, dataset, Budget.of(limits), common, pictures=pictures)
 
 
 def _compress(
@@ -146,15 +164,26 @@ def _compress(
     from slimfer.report.page import write_report
 
     device = torch_device(common)
-    planned = recipe.plan(trained=not isinstance(start, NetSpec))
-    tables = tables_of(recipe, planned)
-    run.write_recipe(tables)
 
     def tell(line: str) -> None:
         run.log(line)
         if not common.quiet:
             note(line)
 
+    found: Found | None = None
+    if recipe.search.wanted:
+        run.write_recipe(tables_of(recipe, search_steps(recipe)) | recipe.tables("search"))
+        sought = seek(run, recipe, start, dataset, tables_of=tables_of, common=common, tell=tell)
+        if isinstance(sought, Answer):
+            return sought
+        found, recipe = sought, sought.recipe
+    planned = recipe.plan(trained=not isinstance(start, NetSpec))
+    tables = tables_of(recipe, planned)
+    if found is None:
+        run.write_recipe(tables)
+    else:
+        write_text(run.path / "found.toml", to_toml(tables))
+        start, planned = found.start, planned[len(found.before) :]
     with showing(common) as show:
         stages = run_steps(
             start,
@@ -164,11 +193,15 @@ def _compress(
             device=device,
             watch=lambda name: Watch(show, run, name),
         )
+    if found is not None and found.before:
+        stages[:1] = found.before
     last, spec = stages[-1].checkpoint, stages[-1].checkpoint.spec
     last.save(run.path / "weights" / "best.safetensors")
     parts, checks = deliver(stages, dataset["validation"], run.path, recipe=tables, pictures=pictures, note=tell)
-    checks += budget.checks(parts["stages"])
+    checks += budget.checks(parts["stages"], parts["artifact"]["bytes"])
     parts["checks"] = [asdict(check) for check in checks]
+    if found is not None:
+        parts |= found.beside(run, parts)
     results = document(
         run,
         "compress",
@@ -181,10 +214,12 @@ def _compress(
     answer = finish(run, results, f"slimfer predict FACE.jpg --model {run.path / 'model.onnx'}")
     write_text(run.path / "README.md", model_card(parse_results(results), channels=spec.channels, image=spec.image))
     answer = replace(answer, view=(*answer.view, f"report: {write_report(run.path, pictures=pictures)}"))
+    if found is not None:
+        answer = found.shown(answer)
     try:
         require(checks)
     except VerificationError as failure:
-        return replace(answer, failure=failure)
+        return replace(answer, failure=failure if found is None else found.explained(failure))
     return answer
 
 

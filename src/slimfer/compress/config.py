@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from slimfer.compress.goal import CutConfig
 from slimfer.errors import InputError
 from slimfer.train.config import TrainConfig
 
@@ -325,6 +326,7 @@ class CompressConfig:
         train: the first training (not used when a trained network is given).
         slim: the cut by BN scales, and the penalty before it.
         prune: a cut by another criterion.
+        cut: a cut of named groups of channels to given widths.
         mask: single weights set to zero.
         finetune: the training after each cut.
         dsd: dense-sparse-dense training.
@@ -337,6 +339,7 @@ class CompressConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     slim: SlimConfig = field(default_factory=SlimConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
+    cut: CutConfig = field(default_factory=CutConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     finetune: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=30, lr=0.05))
     dsd: DsdConfig = field(default_factory=DsdConfig)

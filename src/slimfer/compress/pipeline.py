@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slimfer.compress.config import CompressConfig
+from slimfer.compress.cut import cut_groups
 from slimfer.compress.distill import distillation
 from slimfer.compress.mask import Mask, mask
 from slimfer.compress.plan import PlannedStep
@@ -73,6 +74,12 @@ def prune_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
     return prune(checkpoint, context.dataset["train"], config.prune, seed=config.train.seed)
 
 
+def cut_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
+    """Cut named groups of channels to given widths."""
+    config = context.config
+    return cut_groups(checkpoint, context.dataset["train"], config.cut, seed=config.train.seed)
+
+
 def mask_step(checkpoint: Checkpoint, context: Context) -> Checkpoint:
     """Set single weights to zero."""
     return mask(checkpoint, context.config.mask)
@@ -117,6 +124,7 @@ STEPS: Mapping[str, Callable[[Checkpoint, Context], Checkpoint]] = {
     "train": train_step,
     "slim": slim_step,
     "prune": prune_step,
+    "cut": cut_step,
     "mask": mask_step,
     "finetune": finetune_step,
     "finetune-sparse": finetune_sparse_step,

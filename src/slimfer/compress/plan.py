@@ -13,6 +13,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "slim", "distill"),
     "slim": ("slim",),
     "prune": ("prune",),
+    "cut": ("cut",),
     "mask": ("mask",),
     "finetune": ("finetune", "distill"),
     "finetune-sparse": ("finetune", "slim", "distill"),

@@ -1,0 +1,220 @@
+"""The part of `slimfer compress` that looks for the best network within a budget, and shows every trial as it ends."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from slimfer.cli.common import Answer, Common, table, torch_device
+from slimfer.cli.flags import default_of, override
+from slimfer.cli.progress import Pace, Watch, showing
+from slimfer.cli.record import describe_data, document
+from slimfer.compress.goal import SearchConfig
+from slimfer.compress.plan import PlannedStep
+from slimfer.errors import InputError, VerificationError
+from slimfer.recipes import Recipe
+from slimfer.report.trials import cells, line, trial_table
+from slimfer.runs import RunFolder
+
+if TYPE_CHECKING:
+    from slimfer.compress.pipeline import Stage
+    from slimfer.compress.search import Plan
+    from slimfer.data.frames import Dataset
+    from slimfer.export.seek import Seeker
+    from slimfer.model.spec import NetSpec
+    from slimfer.train.checkpoint import Checkpoint
+
+_GOAL = SearchConfig()
+
+
+@Parameter(name="*", group=Group("Search", sort_key=45))
+@dataclass(frozen=True)
+class SearchFlags:
+    """How a network within --max-size, --max-latency or --max-mac is searched.
+
+    Attributes:
+        trials: plans that are trained for a short while and compared.
+        trial_epochs: epochs of each training in a trial; the best one is then trained as [finetune] and [qat] say.
+        cut_loss: share of a cut's loss that is left after fine-tuning; smaller cuts more and rounds less.
+        pareto: also train the best networks of 1, 1/2, 1/4, ... of the 8-bit size: RUN/pareto, a table and a chart.
+        controls: also train what the search has to beat at the same bytes: uniform widths, the same from scratch.
+    """
+
+    trials: Annotated[int | None, default_of(_GOAL, "trials")] = None
+    trial_epochs: Annotated[int | None, default_of(_GOAL, "trial_epochs")] = None
+    cut_loss: Annotated[float | None, default_of(_GOAL, "cut_loss")] = None
+    pareto: bool = False
+    controls: bool = False
+
+    def over(self, goal: SearchConfig) -> SearchConfig:
+        """Return the search with the flags that were given over its settings."""
+        extras = {name: True for name in ("pareto", "controls") if getattr(self, name)}
+        return override(goal, trials=self.trials, trial_epochs=self.trial_epochs, cut_loss=self.cut_loss, **extras)
+
+    def refuse_without_budget(self) -> None:
+        """Refuse flags that only a search reads.
+
+        Raises:
+            InputError: if one was given.
+        """
+        given = [name.replace("_", "-") for name, value in vars(self).items() if value]
+        if given:
+            raise InputError(f"--{given[0]} needs a budget to search for: --max-size, --max-latency or --max-mac")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        recipe: an ordinary recipe with the chain that leads there.
+        start: the dense network, where the last part of that chain begins.
+        before: the stages until then, if the dense network was trained here.
+        plan: widths and bits.
+        seeker: the search.
+    """
+
+    recipe: Recipe
+    start: "Checkpoint"
+    before: "tuple[Stage, ...]"
+    plan: "Plan"
+    seeker: "Seeker"
+
+    def beside(self, run: RunFolder, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Train the front and the controls that were asked for; return the search's own parts of results.json.
+
+        Args:
+            run: the run.
+            parts: of results.json, as `deliver` returns them.
+        """
+        from slimfer.export.beside import controls, front, point
+        from slimfer.export.probe import Measured
+
+        goal, seeker, last = self.seeker.goal, self.seeker, parts["stages"][-1]
+        final = Measured(
+            bytes=parts["artifact"]["bytes"],
+            ms=last["latency_ms"]["median"],
+            macs=last["macs"],
+            params=last["params"],
+            accuracy=last["scores"]["accuracy"],
+        )
+        best = next(row for row in seeker.rows if row["kept"])
+        seeker.add("final", seeker.describe(self.plan), best["parameter"], final, kind="final", kept=True)
+        points = [point("searched", seeker.describe(self.plan), final)]
+        if goal.pareto:
+            points += front(seeker, best["parameter"]["cut_loss"], run.path / "pareto")
+        if goal.controls:
+            points += controls(seeker, self.plan, final)
+        return {"trials": seeker.rows, **({"trade_offs": points} if len(points) > 1 else {})}
+
+    def shown(self, answer: Answer) -> Answer:
+        """Return the answer with the table of trials before everything else."""
+        trials = trial_table(self.seeker.rows)
+        return replace(answer, view=(table(trials.header, trials.rows, numeric=trials.numeric), "", *answer.view))
+
+    def explained(self, failure: VerificationError) -> VerificationError:
+        """Return the failed check with the two trials that come nearest, for who wants to choose another budget."""
+        return VerificationError(f"{failure}; {self.seeker.nearest()}")
+
+
+def search_steps(recipe: Recipe) -> "tuple[PlannedStep, ...]":
+    """Return steps of all kinds that a search may take, for the tables that decide what it does."""
+    return tuple(PlannedStep(kind, recipe.chain()) for kind in ("train", "slim", "cut", "finetune", "quantize", "qat"))
+
+
+def seek(
+    run: RunFolder,
+    recipe: Recipe,
+    start: "Checkpoint | NetSpec",
+    dataset: "Dataset",
+    *,
+    tables_of: Callable[[Recipe, tuple[PlannedStep, ...]], dict[str, Any]],
+    common: Common,
+    tell: Callable[[str], None],
+) -> Found | Answer:
+    """Search the best network within the recipe's budget; train the dense one first, if it is not trained.
+
+    Args:
+        run: the run.
+        recipe: with a budget.
+        start: the dense network, or the spec of one to train.
+        dataset: `train` and `validation`.
+        tables_of: gives the tables of a recipe that decide what the steps do.
+        common: the flags.
+        tell: is given lines for people.
+
+    Returns:
+        What was found, or the answer that nothing fits.
+    """
+    from slimfer.compress.pipeline import run_steps
+    from slimfer.export.seek import Seeker, Tools
+    from slimfer.model.spec import NetSpec
+
+    device, folder = torch_device(common), run.path / "search"
+    before: tuple[Stage, ...] = ()
+    first: tuple[dict[str, Any], ...] = ()
+
+    def resolve(steps: Sequence[dict[str, Any]]) -> "tuple[tuple[PlannedStep, ...], dict[str, Any]]":
+        """Plan a chain; in its recipe the training of the dense network comes first, where it belongs to it."""
+        prefix = () if steps[0]["do"] == "train" else first
+        whole = replace(recipe, steps=(*prefix, *steps))
+        planned = whole.plan(trained=True)
+        return planned[len(prefix) :], tables_of(whole, planned)
+
+    with showing(common) as show:
+        if isinstance(start, NetSpec):
+            first = ({"do": "train"},)
+            planned = replace(recipe, steps=first).plan(trained=False)
+            before = tuple(
+                run_steps(
+                    start, dataset, planned, folder / "dense", device=device, watch=lambda name: Watch(show, run, name)
+                )
+            )
+            start = before[-1].checkpoint
+        table_begun = False
+
+        def show_row(row: dict[str, Any]) -> None:
+            nonlocal table_begun
+            for text in ([] if table_begun else [line()]) + [line(cells(row))]:
+                run.log(text)
+                show.epoch(text)
+            table_begun = True
+
+        pace: list[Pace] = []
+
+        def count(done: int, total: int) -> None:
+            if not pace:
+                tell("measuring what each part of the network loses when it is cut or rounded")
+                pace.append(Pace(show, total, "trials of single parts", done=done))
+            elif pace[0].done < done:
+                pace[0].step()
+
+        tools = Tools(dataset, folder, resolve, device, lambda name: Watch(show, run, name), show_row, count)
+        seeker = Seeker(start, recipe.chain(), recipe.search, tools)
+        try:
+            plan = seeker.run()
+        except VerificationError as failure:
+            return _nothing(run, recipe, seeker, dataset, failure)
+    found = replace(recipe, steps=(*first, *seeker.steps(plan)), search=_GOAL)
+    return Found(found, start, before, plan, seeker)
+
+
+def _nothing(
+    run: RunFolder, recipe: Recipe, seeker: "Seeker", dataset: "Dataset", failure: VerificationError
+) -> Answer:
+    """Return the answer that nothing fits, with all that was tried; it is written, too."""
+    results = document(
+        run,
+        "study",
+        [{"name": "dense", "title": "Dense", "runtime": "onnxruntime"}],
+        labels=list(seeker.dense.labels),
+        model=seeker.dense.spec.builder,
+        data=describe_data(recipe.data.source, dataset),
+        trade_offs=[],
+        trials=seeker.rows,
+    )
+    run.write_results(results)
+    shown = trial_table(seeker.rows)
+    told = (table(shown.header, shown.rows, numeric=shown.numeric), f"run folder: {run.path}")
+    return Answer(results, told, failure=failure)

@@ -1,0 +1,93 @@
+"""What is trained beside the network that a search found: the front over several sizes, and the controls."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slimfer.compress.cut import cut_groups
+from slimfer.compress.goal import CutConfig
+from slimfer.compress.search import Plan
+from slimfer.export.probe import Measured
+from slimfer.export.seek import Seeker
+from slimfer.files import atomic_write
+
+POINTS = 6  # of the front, at most: sizes of 1, 1/2, 1/4, ... of the whole network with 8 bits
+Point = dict[str, Any]
+
+
+def front(seeker: Seeker, cut_loss: float, folder: Path) -> Iterator[Point]:
+    """Train the best networks for several sizes; the file of each becomes `folder/BYTES.onnx`.
+
+    Args:
+        seeker: after its `run`.
+        cut_loss: how much the losses of cuts count; that of the best trial.
+        folder: for the files.
+
+    Yields:
+        A point of results.json's `trade_offs` for each.
+    """
+    whole = seeker.probe(seeker.whole()).bytes
+    for number in range(POINTS):
+        limit = whole * 2.0**-number
+        plan = seeker.whole() if number == 0 else seeker.propose(cut_loss, [limit, np.inf, np.inf])
+        if plan is None:
+            return
+        name = f"front-{number + 1}"
+        measured = seeker.attempt(name, seeker.steps(plan))
+        path = folder / f"{measured.bytes}.onnx"
+        atomic_write(path, (seeker.tools.folder / name / "model.onnx").read_bytes())
+        seeker.add(name, seeker.describe(plan), {"share": 2.0**-number}, measured, kind="front")
+        yield point("searched", seeker.describe(plan), measured) | {"file": f"{folder.name}/{path.name}"}
+
+
+def controls(seeker: Seeker, plan: Plan, final: Measured) -> Iterator[Point]:
+    """Train what a search has to beat, with the same settings, each one as near as possible to the same bytes.
+
+    * uniform: all groups keep the same share of their channels, all weights have 8 bits;
+    * uniform with the best bits: the same with those bits that lose least by the sensitivities;
+    * from scratch: the widths and bits that were found, from random weights, for as many epochs as the dense network
+      and the fine-tuning had together.
+
+    Args:
+        seeker: after its `run`.
+        plan: that was found.
+        final: its file.
+
+    Yields:
+        A point of results.json's `trade_offs` for each.
+    """
+    uniform = {bits: _uniform(seeker, bits, final.bytes) for bits in sorted(set(seeker.goal.bits), reverse=True)}
+    highest = max(uniform)
+    best = min(uniform, key=lambda bits: (seeker.loss(uniform[bits]), -bits))
+    chosen = {"uniform": highest} | ({"uniform-bits": best} if best != highest else {})
+    for name, bits in chosen.items():
+        measured = seeker.attempt(f"control-{name}", seeker.steps(uniform[bits]))
+        seeker.add(f"control-{name}", seeker.describe(uniform[bits]), {"bits": bits}, measured, kind="control")
+        yield point("uniform", seeker.describe(uniform[bits]), measured)
+    widths = {name: width for name, width in plan.keep.items() if width < seeker.sizes[name]}
+    narrow = cut_groups(seeker.dense, seeker.tools.dataset["train"], CutConfig(widths, "gamma", recalibrate=0))
+    epochs = sum(entry["config"]["epochs"] for entry in seeker.dense.lineage if "epochs" in entry.get("config", {}))
+    rest = [step for step in seeker.steps(plan) if step["do"] not in ("cut", "finetune")]
+    train = {"do": "train", "epochs": epochs + seeker.config.finetune.epochs, "slim": {"penalty": 0.0}}
+    measured = seeker.attempt("control-scratch", (train, *rest), start=narrow.spec)
+    parameter = {"epochs": train["epochs"]}
+    seeker.add("control-scratch", f"{seeker.describe(plan)}, from scratch", parameter, measured, kind="control")
+    yield point("from scratch", seeker.describe(plan), measured)
+
+
+def point(series: str, label: str, measured: Measured) -> Point:
+    """Return a point of results.json's `trade_offs`."""
+    accuracies = [measured.accuracy]
+    return {"series": series, "label": label, "bytes": measured.bytes, "accuracies": accuracies, "ms": measured.ms}
+
+
+def _uniform(seeker: Seeker, bits: int, target: int) -> Plan:
+    """Return the uniform plan with these bits whose file comes nearest to `target` bytes, widths in steps of 1."""
+    plans = [seeker.uniform(share, bits) for share in np.linspace(1, 0, 400, endpoint=False)]
+    rest = 0.0
+    for _ in range(2):  # the second time with what the model got wrong near the target
+        found = min(plans, key=lambda plan: abs(seeker.expected_bytes(plan) + rest - target))
+        rest = seeker.probe(found).bytes - seeker.expected_bytes(found)
+    return found

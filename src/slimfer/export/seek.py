@@ -1,0 +1,419 @@
+"""From a dense network and a budget to the best network within it: measure, plan, probe, try, choose.
+
+1. What each part of the network loses when it alone is cut or rounded (`slimfer.compress.sensitivity`).
+2. A plan (`slimfer.compress.search`) by a model of the costs (`slimfer.export.estimate`); its file is written without
+   any training, and the model is corrected by what it really needs, until the file itself is within the limits.
+3. Several such plans, each with another opinion of how much fine-tuning repairs: each is trained for a short while,
+   and the one that reads best is the result.
+
+Whatever was computed or measured is kept in the folder, so that a killed search goes on where it was and comes to the
+same end. Without a limit of time, two searches with one seed choose the same plan to the last bit.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slimfer.compress.config import AnalyzeConfig, CompressConfig
+from slimfer.compress.goal import SearchConfig
+from slimfer.compress.pipeline import Stage, run_steps
+from slimfer.compress.plan import PlannedStep
+from slimfer.compress.search import Knob, Plan, loss_curve, search, smallest
+from slimfer.compress.sensitivity import Sensitivity, Trial
+from slimfer.data.frames import Dataset
+from slimfer.data.splits import stratified
+from slimfer.errors import InputError, VerificationError
+from slimfer.export.estimate import LATENCY, SIZE, Estimate, Shapes, fit_pace
+from slimfer.export.probe import Measured, measure, probe, write_file
+from slimfer.files import atomic_write, read_json, write_json
+from slimfer.model.complexity import complexity
+from slimfer.model.groups import channel_map
+from slimfer.model.spec import NetSpec
+from slimfer.train.checkpoint import Checkpoint
+from slimfer.train.loop import Watcher
+
+Row = dict[str, Any]
+Steps = tuple[dict[str, Any], ...]
+# The `[[steps]]` of a recipe -> the planned chain, and the tables that stand in its file.
+Resolve = Callable[[Steps], tuple[tuple[PlannedStep, ...], dict[str, Any]]]
+
+BESIDE = ("max_drop", "pareto", "controls")  # settings that decide nothing about what is found
+CORRECTIONS = 6  # probes of one proposal, at most
+UNIFORM = (0.75, 0.5, 0.25)  # shares of channels of the files that latency is fitted to, besides the whole network
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a search works with besides its settings.
+
+    Attributes:
+        dataset: `train` and `validation`.
+        folder: for everything that is kept.
+        resolve: makes chains of `[[steps]]`.
+        device: `cpu` or `cuda`.
+        watch: gives the watcher of a training, by name.
+        tell: is given each row of the table of trials as soon as it is known.
+        count: is told how many of the layer-wise trials are done, and of how many.
+    """
+
+    dataset: Dataset
+    folder: Path
+    resolve: Resolve
+    device: str = "cpu"
+    watch: Callable[[str], Watcher | None] = lambda name: None
+    tell: Callable[[Row], None] = lambda row: None
+    count: Callable[[int, int], None] = lambda done, total: None
+
+
+class Seeker:
+    """One search.
+
+    Attributes:
+        rows: of the table of trials, in order.
+        sizes: channels of each group of the dense network; after `prepare`.
+        accuracy: of the dense network's own file, 0-1.
+    """
+
+    def __init__(self, dense: Checkpoint, config: CompressConfig, goal: SearchConfig, tools: Tools) -> None:
+        """Take the network to compress; nothing is computed yet.
+
+        Args:
+            dense: a trained float network.
+            config: the settings of all steps; `slim.limits` for widths.
+            goal: limits, and how to search.
+            tools: see `Tools`.
+
+        Raises:
+            InputError: if the network is quantized, or the folder holds another search.
+        """
+        if dense.quant:
+            raise InputError("the network is quantized already; search from the float network that it came from")
+        self.dense, self.config, self.goal, self.tools = dense, config, goal, tools
+        self.rows: list[Row] = []
+        self.bounds = np.array(
+            [limit or np.inf for limit in (goal.max_size, goal.max_latency, goal.max_mac)], dtype=np.float64
+        )
+        self._claim()
+        self._ledger: dict[str, Any] = self._read("ledger.json", {})
+        self.accuracy = self._once("dense accuracy", lambda: write_file(dense, tools.dataset["validation"], {})[1])
+
+    # --- what parts of the network are worth -------------------------------------------------------------------------
+    def prepare(self) -> None:
+        """Measure sensitivities, and what the whole network needs with 8 bits; later steps need both."""
+        goal, dataset = self.goal, self.tools.dataset
+        seed = self.config.train.seed
+        chosen = stratified(dataset["validation"].labels, goal.images or len(dataset["validation"]), seed)
+        drawn = np.random.default_rng(seed).permutation(len(dataset["train"]))[: goal.calibration]
+        settings = AnalyzeConfig(ratios=goal.ratios, bits=goal.bits, images=goal.images, calibration=goal.calibration)
+        tried = Sensitivity(
+            self.dense,
+            dataset["train"].take(np.sort(drawn)),
+            dataset["validation"].take(chosen),
+            settings,
+            device=self.tools.device,
+        )
+        done: list[Row] = self._read("sensitivity.json", [])
+        known = [Trial(row["kind"], row["name"], row["value"]) for row in done]
+        self.tools.count(len(done), len(tried.trials))
+        for row in tried.run(known):
+            done.append(row)
+            write_json(self.tools.folder / "sensitivity.json", done)
+            self.tools.count(len(done), len(tried.trials))
+        self.sizes = {group.name: len(group.atoms) for group in tried.groups}
+        self._sensitivity = done
+        net = self.dense.build()
+        spec = self.dense.spec
+        cost = complexity(net, spec.channels, spec.image)
+        shapes = Shapes.of(channel_map(net, spec.channels, spec.image), tried.groups, cost)
+        ends = dict.fromkeys((tried.layers[0], tried.layers[-1]), self.config.quantize.ends)
+        self._open = tuple(name for name in tried.layers if name not in ends)
+        self._costs = Estimate(shapes, self.knobs(goal.cut_loss), ends)
+        self._calibrate(self.whole())
+
+    def knobs(self, cut_loss: float) -> tuple[Knob, ...]:
+        """Return what can be turned; the losses of cuts count by `cut_loss`."""
+        limits, bits = self.config.slim.limits, tuple(sorted(set(self.goal.bits), reverse=True))
+        knobs = []
+        for name, size in self.sizes.items():
+            widths = tuple(sorted({size, *(limits.keep(size, wanted) for wanted in range(size))}, reverse=True))
+            losses = tuple(cut_loss * loss for loss in self._curve("cut", name, widths))
+            knobs.append(Knob("cut", name, widths, losses))
+        knobs += [Knob("bits", name, bits, self._curve("bits", name, bits)) for name in self._open]
+        return tuple(knobs)
+
+    def loss(self, plan: Plan) -> float:
+        """Return the predicted loss of any plan, nats; its widths need not be rounded."""
+        cuts = (self._curve("cut", name, (self.sizes[name], width))[1] for name, width in plan.keep.items())
+        highest = max(self.goal.bits)
+        rounded = (self._curve("bits", name, (highest, bits))[1] for name, bits in plan.bits.items())
+        return self.goal.cut_loss * sum(cuts) + sum(rounded)
+
+    def whole(self) -> Plan:
+        """Return the plan that cuts nothing and rounds as little as may be."""
+        return Plan(self.sizes, dict.fromkeys(self._open, max(self.goal.bits)))
+
+    def uniform(self, share: float, bits: int, *, step: int = 1) -> Plan:
+        """Return the plan that cuts all groups alike, to `share` of their channels, with the same bits everywhere."""
+        keep = {name: max(1, min(size, step * round(share * size / step))) for name, size in self.sizes.items()}
+        return Plan(keep, dict.fromkeys(self._open, bits))
+
+    def _curve(self, kind: str, name: str, values: tuple[int, ...]) -> tuple[float, ...]:
+        """Return the loss of a group's widths or a layer's bits; of the first value it is 0."""
+        rows = (row for row in self._sensitivity if (row["kind"], row["name"]) == (kind, name))
+        found = {row["kept"] if kind == "cut" else int(row["value"]): row["nll_increase"] for row in rows}
+        first = found.get(values[0], 0.0)
+        return loss_curve({value: loss - first for value, loss in found.items()}, values)
+
+    # --- plans within the limits -------------------------------------------------------------------------------------
+    def propose(self, cut_loss: float, bounds: Sequence[float] | None = None) -> Plan | None:
+        """Return the best plan whose file, written without training, is within the limits; None if there is none.
+
+        Half of the margin is left for what training changes.
+
+        Args:
+            cut_loss: how much the losses of cuts count against those of rounding.
+            bounds: bytes, milliseconds, multiply-adds; those of the goal by default.
+        """
+        limits = self.bounds if bounds is None else np.asarray(bounds, dtype=np.float64)
+        costs = replace(self._costs, knobs=self.knobs(cut_loss))
+        accepted: list[Plan] = []
+        seen: list[Plan] = []
+        for _ in range(CORRECTIONS):
+            plan = search(costs.knobs, costs, limits * (1 - self.goal.margin))
+            if plan is None:
+                plan = smallest(costs.knobs)
+            if plan in seen:
+                break
+            seen.append(plan)
+            true, model = self._true(plan), costs.of_plan(plan)
+            if (true <= limits * (1 - self.goal.margin / 2)).all():
+                accepted.append(plan)
+            costs = replace(costs, rest=costs.rest + true[SIZE] - model[SIZE])
+            if costs.pace is not None:
+                costs = replace(costs, slower=costs.slower * true[LATENCY] / model[LATENCY])
+        self._costs = replace(costs, knobs=self._costs.knobs)
+        return min(accepted, key=lambda plan: plan.loss, default=None)
+
+    def probe(self, plan: Plan) -> Measured:
+        """Return what the file of a plan needs, written without training."""
+
+        def now() -> Row:
+            steps, tables = self.tools.resolve(self.steps(plan))
+            return asdict(probe(self.dense, self.tools.dataset, steps, tables, rounds=self.goal.rounds))
+
+        return Measured(**self._once(f"probe {_digest([plan.keep, plan.bits])}", now))
+
+    def steps(self, plan: Plan, epochs: int | None = None) -> Steps:
+        """Return the chain that carries out a plan, as `[[steps]]` of a recipe.
+
+        Args:
+            plan: what to do.
+            epochs: of each training; as [finetune] and [qat] say by default.
+        """
+        cut = {name: width for name, width in plan.keep.items() if width < self.sizes[name]}
+        few = {name: bits for name, bits in plan.bits.items() if bits < 8}
+        chain: list[dict[str, Any]] = []
+        if cut:
+            chain += [{"do": "cut", "keep": cut}, {"do": "finetune", **({"epochs": epochs} if epochs else {})}]
+        chain.append({"do": "quantize", "bits": 8, "per_layer": few})
+        if few:
+            chain.append({"do": "qat", **({"train": {"epochs": epochs}} if epochs else {})})
+        return tuple(chain)
+
+    def expected_bytes(self, plan: Plan) -> float:
+        """Return the size of a plan's file by the model."""
+        return float(self._costs.of_plan(plan)[SIZE])
+
+    def _true(self, plan: Plan) -> Any:
+        measured = self.probe(plan)
+        return np.array([measured.bytes, measured.ms, measured.macs], dtype=np.float64)
+
+    def _calibrate(self, whole: Plan) -> None:
+        """Set what the model of the costs cannot know, by the file of the whole network; time, by several widths."""
+        costs = self._costs
+        if np.isfinite(self.bounds[LATENCY]):
+            plans = [whole, *(self.uniform(share, max(self.goal.bits)) for share in UNIFORM)]
+            kept = np.concatenate([costs.values(plan)[0] for plan in plans])
+            times = np.array([self._true(plan)[LATENCY] for plan in plans])
+            costs = replace(costs, pace=fit_pace(costs.features(kept), times))
+        self._costs = replace(costs, rest=float(self._true(whole)[SIZE] - costs.of_plan(whole)[SIZE]))
+
+    # --- trials ------------------------------------------------------------------------------------------------------
+    def run(self) -> Plan:
+        """Try several plans and return the best.
+
+        Raises:
+            VerificationError: if no file is within the limits; the sentence names what binds, and how near one comes.
+        """
+        self.prepare()
+        whole = self.whole()
+        self.add("dense", self.describe(whole), {}, self.attempt("whole", self.steps(whole)), kind="control")
+        self._check_smallest()
+        tried: dict[str, Plan] = {}
+        for number, cut_loss in enumerate(self.goal.weighings(), 1):
+            name = f"trial-{number}"
+            plan = self.propose(cut_loss)
+            earlier = next((other for other, known in tried.items() if plan and _same(known, plan)), None)
+            if plan is None or earlier:
+                why = f"dropped: the same plan as {earlier}" if earlier else "dropped: no plan found within the limits"
+                self._note({"name": name, "kind": "trial", "parameter": {"cut_loss": cut_loss}, "why": why})
+                continue
+            tried[name] = plan
+            measured = self.attempt(name, self.steps(plan, self.goal.trial_epochs))
+            self.add(name, self.describe(plan), {"cut_loss": cut_loss}, measured)
+        fitting = [row for row in self.rows if row["name"] in tried and not self.exceeded(row)]
+        if not fitting:
+            raise self.failure()
+        best = max(fitting, key=lambda row: (row["accuracy"], -row["bytes"]))
+        for row in fitting:
+            behind = 100 * (best["accuracy"] - row["accuracy"])
+            row["kept"] = row is best
+            row["why"] = "kept: reads best" if row is best else f"dropped: {behind:.2f} points behind {best['name']}"
+        return tried[best["name"]]
+
+    def attempt(self, name: str, steps: Steps, *, start: NetSpec | None = None) -> Measured:
+        """Run a chain in a folder of its own and measure its file, `model.onnx` there, the best of integers."""
+        folder = self.tools.folder / name
+        planned, tables = self.tools.resolve(steps)
+
+        def now() -> Row:
+            stages: list[Stage] = run_steps(
+                start or self.dense,
+                self.tools.dataset,
+                planned,
+                folder,
+                device=self.tools.device,
+                watch=lambda step: self.tools.watch(f"{name} {step}"),
+            )
+            # A short training with integers may lose more than it gains.
+            ends = [stage.checkpoint for stage in stages if stage.kind in ("quantize", "qat")]
+            files = [(end, *write_file(end, self.tools.dataset["validation"], tables)) for end in ends]
+            last, model, accuracy = max(files, key=lambda file: file[2])
+            atomic_write(folder / "model.onnx", model)
+            return asdict(measure(model, last, rounds=self.goal.rounds, accuracy=accuracy))
+
+        return Measured(**self._once(f"attempt {name} {_digest([step.settings() for step in planned])}", now))
+
+    def describe(self, plan: Plan) -> str:
+        """Return a plan in words: the share of channels that stays, and the mean bits of a weight."""
+        share = sum(plan.keep.values()) / sum(self.sizes.values())
+        kept, bits = self._costs.values(plan)
+        weights = self._costs.shapes.pairs(kept) * self._costs.shapes.weights
+        return f"keep {100 * share:.0f} % of the channels, {np.average(bits, weights=weights):.1f} bits"
+
+    def exceeded(self, needs: Mapping[str, Any]) -> list[str]:
+        """Return the limits that a row of the table breaks, in words."""
+        told = []
+        for (key, what), limit in zip(COSTS.items(), self.bounds, strict=True):
+            if needs[key] is not None and needs[key] > limit:
+                told.append(f"{what(needs[key])} of {what(limit)}")
+        return told
+
+    def failure(self) -> VerificationError:
+        """Return the error that says that nothing fits, and what binds."""
+        closest = min(self._measured(), key=lambda row: max(self._shares(row)))
+        shares = self._shares(closest)
+        binds = [name for name, share in zip(LIMITS, shares, strict=True) if share > 1] or [LIMITS[np.argmax(shares)]]
+        return VerificationError(f"no network fits the budget: {' and '.join(binds)} binds; {self.nearest()}")
+
+    def nearest(self) -> str:
+        """Return the two files that come nearest to the limits, or that read best within them, in words."""
+        rows = sorted(self._measured(), key=lambda row: (max(1.0, *self._shares(row)), -(row["accuracy"] or 0)))
+        return "nearest: " + "; ".join(f"{row['name']} ({needs(row)})" for row in rows[:2])
+
+    def _measured(self) -> list[Row]:
+        return [row for row in self.rows if row["bytes"] is not None]
+
+    def _shares(self, row: Row) -> list[float]:
+        return [row[key] / limit for key, limit in zip(COSTS, self.bounds, strict=True)]
+
+    def _check_smallest(self) -> None:
+        """Refuse a budget that not even the smallest network meets, before anything is trained."""
+        plan = smallest(self._costs.knobs)
+        measured = self.probe(plan)
+        if self.exceeded(asdict(measured)):
+            self.add("smallest", self.describe(plan), {}, measured, kind="probe")
+            raise self.failure()
+
+    def add(
+        self,
+        name: str,
+        step: str,
+        parameter: Mapping[str, Any],
+        measured: Measured,
+        *,
+        kind: str = "trial",
+        kept: bool = False,
+    ) -> None:
+        """Add a row to the table."""
+        row = {"kept": kept, "name": name, "kind": kind, "step": step, "parameter": dict(parameter), **asdict(measured)}
+        row["drop"] = None if measured.accuracy is None else 100 * (self.accuracy - measured.accuracy)
+        over = self.exceeded(row)
+        row["why"] = f"over the budget: {', '.join(over)}" if over else "within the budget"
+        self._note(row)
+
+    def _note(self, row: Row) -> None:
+        empty = dict.fromkeys(("step", "bytes", "ms", "macs", "params", "accuracy", "drop"))
+        full = {**empty, "parameter": {}, "kept": False, **row}
+        self.rows.append(full)
+        self.tools.tell(full)
+
+    # --- what is kept ------------------------------------------------------------------------------------------------
+    def _once(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return what was computed under this key, now or before the process was killed."""
+        if key not in self._ledger:
+            self._ledger[key] = json.loads(json.dumps(compute()))
+            write_json(self.tools.folder / "ledger.json", self._ledger)
+        return self._ledger[key]
+
+    def _read(self, name: str, empty: Any) -> Any:
+        path = self.tools.folder / name
+        return read_json(path) if path.exists() else empty
+
+    def _claim(self) -> None:
+        """Write what is searched, or check that the folder holds the same search."""
+        settings = {name: value for name, value in asdict(self.goal).items() if name not in BESIDE}
+        identity = json.loads(json.dumps({"start": self.dense.digest(), "search": settings}))
+        path = self.tools.folder / "search.json"
+        if not path.exists():
+            write_json(path, identity)
+        elif read_json(path) != identity:
+            raise InputError(f"{self.tools.folder} holds another search; use another --out, or --force to start again")
+
+
+def _digest(value: Any) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _same(one: Plan, other: Plan) -> bool:
+    return (one.keep, one.bits) == (other.keep, other.bits)
+
+
+def _bytes(number: float) -> str:
+    return f"{number:,.0f} bytes"
+
+
+def _ms(number: float) -> str:
+    return f"{number:.3g} ms"
+
+
+def _macs(number: float) -> str:
+    return f"{number / 1e6:.3g} M multiply-adds"
+
+
+# Keys of a row, in the order of the costs, and how they are told.
+COSTS: Mapping[str, Callable[[float], str]] = {"bytes": _bytes, "ms": _ms, "macs": _macs}
+LIMITS = ("max-size", "max-latency", "max-mac")
+
+
+def needs(row: Mapping[str, Any]) -> str:
+    """Return what the file of a row needs, and how well it reads, in words."""
+    told = [what(row[key]) for key, what in COSTS.items() if row[key] is not None]
+    if row.get("accuracy") is not None:
+        told.append(f"{100 * row['accuracy']:.2f} %")
+    return ", ".join(told)
