@@ -125,7 +125,7 @@ def test_prune_cuts_to_a_number_of_parameters(inside, checkpoint: Path, faces: P
     assert json.loads(again.stdout)["stages"] == [before, after]
 
 
-def test_compress_does_the_whole_job(inside, checkpoint: Path, faces: Path, tmp_path: Path) -> None:
+def test_compress_does_the_whole_job(inside, checkpoint: Path, trained: Path, faces: Path, tmp_path: Path) -> None:
     """Exit code 3 exactly if a check failed: on a net this small, integers need not be faster."""
     out = tmp_path / "run"
     done = inside(
@@ -148,6 +148,19 @@ def test_compress_does_the_whole_job(inside, checkpoint: Path, faces: Path, tmp_
     stages = json.loads(again.stdout)["stages"]
     assert [stage["scores"] for stage in stages] == [stage.scores for stage in results.stages]
     assert "epoch" not in again.stderr, "finished steps are not run again"
+
+    page, both = out / "report.html", tmp_path / "both.html"
+    assert '<img src="data:image/png;base64,' in page.read_text()
+    assert inside("report", str(out), "--no-pictures").returncode == 0
+    assert "<img" not in page.read_text()
+    assert inside("compress", "--out", str(out), "--resume", "--no-pictures", "--quiet").returncode == done.returncode
+    assert (out / "answers.npy").exists()
+    assert not (out / "pictures.npy").exists()
+    assert "The run kept no pictures." in page.read_text() or "left out" in page.read_text()
+
+    assert inside("report", str(trained), str(out), "--out", str(both)).returncode == 0
+    assert f"Against {trained.name}, run is" in both.read_text()
+    assert inside("report", str(out), "--out", str(both)).returncode == 2
 
 
 def test_evaluate_on_a_checkpoint_and_its_artifact_agree(inside, checkpoint: Path, artifact: Path, faces: Path) -> None:
