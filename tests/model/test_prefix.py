@@ -73,6 +73,26 @@ def test_batches_beyond_the_memory_are_computed_from_the_start(memory: int) -> N
     check(trace(enliven(build(spec))), spec, memory)
 
 
+class InPlace(nn.Module):
+    """Works in place on its input, and on a branch that is alive while the other one is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.last = nn.Conv2d(1, 3, 3), nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(2)
+        y = self.a(x)
+        y.add_(self.b(x))
+        return self.last(torch.relu_(y)).flatten(1)
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 30])
+def test_layers_that_work_in_place_leave_the_prefix_as_it_was(memory: int) -> None:
+    torch.manual_seed(0)
+    check(trace(InPlace().eval()), NetSpec("none", image=8), memory)
+
+
 def test_only_what_is_read_later_is_kept() -> None:
     spec = spec_of("plain", "plain", head="pool")
     graph = trace(enliven(build(spec)))
