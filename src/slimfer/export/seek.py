@@ -334,6 +334,8 @@ class Seeker:
 
     def _check_smallest(self) -> None:
         """Refuse a budget that not even the smallest network meets, before anything is trained."""
+        if not self.exceeded(self.rows[0]):
+            return
         plan = smallest(self._costs.knobs)
         measured = self.probe(plan)
         if self.exceeded(asdict(measured)):

@@ -1,0 +1,170 @@
+"""A whole search on a network that trains in a second."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import patterns, spec_of
+from slimfer.compress.config import CompressConfig, Limits, QatConfig, QuantizeConfig, SlimConfig
+from slimfer.compress.goal import CutConfig, SearchConfig
+from slimfer.compress.search import Plan
+from slimfer.errors import InputError, VerificationError
+from slimfer.export.seek import Seeker, Tools
+from slimfer.recipes import Recipe
+from slimfer.train.checkpoint import Checkpoint
+from slimfer.train.config import AugmentConfig, TrainConfig
+from slimfer.train.loop import fit, initial
+
+QUICK = TrainConfig(
+    epochs=1, batch_size=32, lr=0.05, average=0.5, save_seconds=0,
+    augment=AugmentConfig(rotate=0, shift=0, scale=0, light=0, erase=0),
+)  # fmt: skip
+CONFIG = CompressConfig(
+    slim=SlimConfig(limits=Limits()),
+    cut=CutConfig(images=64, recalibrate=1),
+    finetune=replace(QUICK, epochs=2),
+    quantize=QuantizeConfig(images=64),
+    qat=QatConfig(train=QUICK),
+)
+GOAL = SearchConfig(ratios=(0.5, 0.75), bits=(8, 4, 2), images=0, calibration=64, trials=2, rounds=1)
+DATA = {"train": patterns(160, seed=1), "validation": patterns(96, seed=2)}
+
+
+@pytest.fixture(scope="module")
+def dense() -> Checkpoint:
+    torch.set_num_threads(1)
+    start = initial(spec_of("residual", "plain", width=20, side=16, image=16), DATA["train"].classes, seed=0)
+    return fit(start, DATA["train"], DATA["validation"], replace(QUICK, epochs=6))
+
+
+def seeker(dense: Checkpoint, folder: Path, goal: SearchConfig, **tools: object) -> Seeker:
+    recipe = Recipe(**{**vars(CONFIG), "search": goal})
+
+    def resolve(steps):
+        whole = replace(recipe, steps=steps)
+        return whole.plan(trained=True), whole.tables("steps")
+
+    return Seeker(dense, CONFIG, goal, Tools(DATA, folder, resolve, **tools))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def whole_bytes(dense: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> int:
+    one = seeker(dense, tmp_path_factory.mktemp("whole"), replace(GOAL, max_size=10**6))
+    one.prepare()
+    return one.probe(one.whole()).bytes
+
+
+def test_what_fits_already_is_only_rounded(dense: Checkpoint, tmp_path: Path) -> None:
+    one = seeker(dense, tmp_path, replace(GOAL, max_size=10**6))
+    plan = one.run()
+    assert one.steps(plan) == ({"do": "quantize", "bits": 8, "per_layer": {}},)
+    assert [row["why"] for row in one.rows] == [
+        "within the budget", "kept: reads best", "dropped: the same plan as trial-1",
+    ]  # fmt: skip
+
+
+def test_the_file_is_within_the_limits_and_two_searches_end_in_the_same(
+    dense: Checkpoint, whole_bytes: int, tmp_path: Path
+) -> None:
+    goal = replace(GOAL, max_size=whole_bytes - 3000, max_mac=2_000_000)
+    searches = [seeker(dense, tmp_path / name, goal) for name in ("one", "two")]
+    plans = [one.run() for one in searches]
+    assert plans[0] == plans[1]
+    trials = [row for row in searches[0].rows if row["kind"] == "trial" and row["bytes"]]
+    assert trials
+    for row in trials:
+        files = [(tmp_path / name / row["name"] / "model.onnx").read_bytes() for name in ("one", "two")]
+        assert files[0] == files[1]
+        assert len(files[0]) == row["bytes"] <= goal.max_size
+        assert row["macs"] <= goal.max_mac
+    assert sum(row["kept"] for row in searches[0].rows) == 1
+    kept = next(row for row in trials if row["kept"])
+    assert kept["accuracy"] == max(row["accuracy"] for row in trials)
+    assert kept["drop"] == pytest.approx(100 * (searches[0].accuracy - kept["accuracy"]))
+
+
+@pytest.mark.parametrize(
+    ("limits", "binds"),
+    [
+        ({"max_size": 1000}, "max-size binds"),
+        ({"max_mac": 1000}, "max-mac binds"),
+        ({"max_latency": 1e-6, "max_size": 10**6}, "max-latency binds"),
+        ({"max_size": 1000, "max_mac": 1000}, "max-size and max-mac binds"),
+    ],
+)
+def test_what_is_impossible_is_said_before_any_training(
+    dense: Checkpoint, tmp_path: Path, limits: dict[str, float], binds: str
+) -> None:
+    one = seeker(dense, tmp_path, replace(GOAL, **limits))
+    with pytest.raises(VerificationError, match=f"{binds}; nearest: .* bytes, .* ms, .* multiply-adds") as caught:
+        one.run()
+    assert caught.value.exit_code == 3
+    assert not list(tmp_path.glob("trial-*"))
+    assert {row["name"] for row in one.rows} == {"dense", "smallest"}
+
+
+def test_killed_again_and_again_it_ends_in_the_same(dense: Checkpoint, whole_bytes: int, tmp_path: Path) -> None:
+    goal = replace(GOAL, max_size=whole_bytes - 3000)
+    straight = seeker(dense, tmp_path / "straight", goal)
+    plan = straight.run()
+    kills = 0
+    # In the layer-wise trials, in the trainings of trials, after each row of the table.
+    for kind, after in (("count", 5), ("count", 9), ("watch", 2), ("tell", 2), ("watch", 5), ("watch", 3), ("tell", 3)):
+        child = os.fork()
+        if child == 0:
+            left = [after]
+
+            def stop(*told: object, left: list[int] = left) -> None:
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            tools = {"watch": {"watch": lambda name: stop}}.get(kind, {kind: stop})
+            seeker(dense, tmp_path / "killed", goal, **tools).run()
+            os._exit(0)
+        kills += os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert kills >= 5
+    again = seeker(dense, tmp_path / "killed", goal)
+    assert again.run() == plan
+    for row in (row for row in straight.rows if row["kind"] == "trial" and row["bytes"]):
+        files = [(tmp_path / name / row["name"] / "model.onnx").read_bytes() for name in ("straight", "killed")]
+        assert files[0] == files[1]
+    told = [[{k: v for k, v in row.items() if k != "ms"} for row in each.rows] for each in (straight, again)]
+    assert told[0] == told[1]
+
+
+def test_a_looser_budget_never_promises_less(dense: Checkpoint, whole_bytes: int, tmp_path: Path) -> None:
+    """The law of the core, through real files: bytes more cannot cost accuracy by the model."""
+    one = seeker(dense, tmp_path, replace(GOAL, max_size=whole_bytes - 500))
+    one.prepare()
+    losses = []
+    for size in (whole_bytes - 4000, whole_bytes - 3000, whole_bytes - 1500, whole_bytes + 200):
+        plan = one.propose(0.25, [size, float("inf"), float("inf")])
+        assert plan is not None
+        assert one.probe(plan).bytes <= size
+        losses.append(plan.loss)
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] == 0
+
+
+def test_the_loss_of_a_plan_is_that_of_its_knobs(dense: Checkpoint, tmp_path: Path) -> None:
+    one = seeker(dense, tmp_path, replace(GOAL, max_size=10**6))
+    one.prepare()
+    assert one.loss(one.whole()) == 0
+    keep = {name: max(1, size // 2) for name, size in one.sizes.items()}
+    plan = Plan(keep, dict.fromkeys(one.whole().bits, 4))
+    knobs = {(knob.kind, knob.name): dict(zip(knob.levels, knob.losses, strict=True)) for knob in one.knobs(0.25)}
+    known = sum(knobs["cut", name][width] for name, width in keep.items())
+    known += sum(knobs["bits", name][4] for name in plan.bits)
+    assert one.loss(plan) == pytest.approx(known)
+
+
+def test_another_search_in_the_same_folder_is_refused(dense: Checkpoint, tmp_path: Path) -> None:
+    seeker(dense, tmp_path, replace(GOAL, max_size=10**6))
+    seeker(dense, tmp_path, replace(GOAL, max_size=10**6, max_drop=1.0, controls=True))  # decides nothing
+    with pytest.raises(InputError, match="holds another search"):
+        seeker(dense, tmp_path, replace(GOAL, max_size=10**5))
