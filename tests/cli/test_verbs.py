@@ -39,7 +39,7 @@ def trained(slimfer, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_train_writes_a_run_folder(trained: Path) -> None:
-    assert {"recipe.toml", "run.json", "results.json", "results.csv", "log.txt", "weights"} == {
+    assert {"recipe.toml", "run.json", "results.json", "results.csv", "answers.npy", "log.txt", "weights"} == {
         path.name for path in trained.iterdir()
     }
     results = load_results(trained / "results.json")
@@ -160,6 +160,7 @@ def test_compress_does_the_whole_job(inside, checkpoint: Path, trained: Path, fa
 
     assert inside("report", str(trained), str(out), "--out", str(both)).returncode == 0
     assert f"Against {trained.name}, run is" in both.read_text()
+    assert "on the same 70 pictures" in both.read_text()
     assert inside("report", str(out), "--out", str(both)).returncode == 2
 
 

@@ -1,7 +1,8 @@
 """One face for everything that classifies: checkpoints and untrained networks in torch, artifacts in their runtimes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -97,12 +98,49 @@ def from_checkpoint(name: str, checkpoint: "Checkpoint", device: str = "cpu") ->
     return Classifier(name, "torch", checkpoint.labels, spec.channels, spec.image, _cost(checkpoint), run)
 
 
-def judge(name: str, checkpoint: "Checkpoint", frames: "Frames", device: str) -> dict[str, Any]:
-    """Return a row of results.json's `stages`: what the network costs and how well it reads `frames`."""
-    from slimfer.metrics import score
+@dataclass(frozen=True)
+class Judged:
+    """What a network costs and how well it reads (`row`, of results.json's `stages`), and its probabilities."""
+
+    row: dict[str, Any]
+    probabilities: "npt.NDArray[np.float32]"
+
+
+def judge(name: str, checkpoint: "Checkpoint", frames: "Frames", device: str) -> Judged:
+    """Return what the network costs and what it answers to `frames`."""
+    from slimfer.metrics import reliability, score
 
     classifier = from_checkpoint(name, checkpoint, device)
-    return classifier.stage(scores=score(classifier.probabilities(frames), frames.labels, frames.classes))
+    probabilities = classifier.probabilities(frames)
+    row = classifier.stage(
+        scores=score(probabilities, frames.labels, frames.classes),
+        reliability=[list(point) for point in reliability(probabilities, frames.labels)],
+    )
+    return Judged(row, probabilities)
+
+
+def judged_parts(judged: Sequence[Judged], frames: "Frames", folder: Path) -> dict[str, Any]:
+    """Return `stages` of results.json and what `slimfer.answers.examine` adds; no pictures are kept.
+
+    Args:
+        judged: the first is the control, the last is what the run made.
+        frames: the pictures that they were judged on.
+        folder: of the run; answers are written into it.
+    """
+    from slimfer.answers import examine
+    from slimfer.calibration import fit
+
+    parts = examine(
+        folder,
+        {one.row["name"]: one.probabilities for one in judged},
+        frames.labels,
+        frames.classes,
+        images=frames.images,
+        names=frames.names,
+        calibration=fit(judged[-1].probabilities, frames.labels),
+        pictures=False,
+    )
+    return {"stages": [one.row for one in judged], **parts}
 
 
 def require_split(dataset: Any, split: str, classifier: Classifier) -> "Frames":

@@ -172,13 +172,13 @@ def _report(
     common: Common,
 ) -> Answer:
     """Judge all, keep the best taught one, write results.json; the control is the first stage and the best the last."""
-    from slimfer.cli.classifier import judge, open_classifier
+    from slimfer.cli.classifier import judge, judged_parts, open_classifier
     from slimfer.metrics import score
     from slimfer.report.page import write_report
 
     validation = dataset["validation"]
     judged = [(judge(one.name, net, validation, device), one, net) for one, net in trained]
-    judged.sort(key=lambda row: (row[1].config is not None, row[0]["scores"]["accuracy"]))
+    judged.sort(key=lambda row: (row[1].config is not None, row[0].row["scores"]["accuracy"]))
     best = judged[-1][2]
     best.save(run.path / "weights" / "best.safetensors")
     teachers = []
@@ -189,15 +189,19 @@ def _report(
     results = document(
         run,
         "distill",
-        [stage for stage, _, _ in judged],
+        **judged_parts([one for one, _, _ in judged], validation, run.path),
         model=best.spec.builder,
         labels=list(best.labels),
         data=describe_data(tables["data"]["source"], dataset),
         recipe=tables,
         teachers=teachers,
         sweep=[
-            {"temperature": one.config.temperature, "weight": one.config.weight, "accuracy": row["scores"]["accuracy"]}
-            for row, one, _ in judged
+            {
+                "temperature": one.config.temperature,
+                "weight": one.config.weight,
+                "accuracy": net.row["scores"]["accuracy"],
+            }
+            for net, one, _ in judged
             if one.config
         ],
         # Of a large sweep only the ends; those of the others are in their folders.

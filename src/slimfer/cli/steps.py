@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slimfer.cli.classifier import judge
+from slimfer.cli.classifier import judge, judged_parts
 from slimfer.cli.common import Answer, Common, torch_device
 from slimfer.cli.progress import Watch, showing
 from slimfer.cli.record import describe_data, document, finish
@@ -89,10 +89,12 @@ def finish_step(step: Step, stages: "Sequence[Stage]", hint: str) -> Answer:
     """
     run, last = step.run, stages[-1].checkpoint
     last.save(run.path / "weights" / "best.safetensors")
+    validation = step.dataset["validation"]
+    judged = [judge(stage.name, stage.checkpoint, validation, step.device) for stage in stages]
     results = document(
         run,
         str(run.record["verb"]),
-        [judge(stage.name, stage.checkpoint, step.dataset["validation"], step.device) for stage in stages],
+        **judged_parts(judged, validation, run.path),
         model=last.spec.builder,
         labels=list(last.labels),
         data=describe_data(step.tables["data"]["source"], step.dataset),

@@ -96,7 +96,7 @@ def _train(
     resume: bool,
     tensorboard: bool,
 ) -> Answer:
-    from slimfer.cli.classifier import judge
+    from slimfer.cli.classifier import judge, judged_parts
     from slimfer.compress.slim import SlimmingPenalty
     from slimfer.train.loop import fit
     from slimfer.train.track import TensorBoard
@@ -122,7 +122,7 @@ def _train(
     results = document(
         run,
         "train",
-        [judge(trained.spec.builder, trained, validation, device)],
+        **judged_parts([judge(trained.spec.builder, trained, validation, device)], validation, run.path),
         model=trained.spec.builder,
         labels=list(trained.labels),
         data=describe_data(recipe.data.source, dataset),

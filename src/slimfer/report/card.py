@@ -226,7 +226,7 @@ def _evaluation(results: Results) -> str:
     parts = ["## Evaluation", *told, stage_table(results).markdown(), _per_class(scores).markdown()]
     if (change := results.change) is not None:
         parts += [
-            "### What compression changed in each class",
+            "### What changed in each class",
             change_told(change),
             "Lost are pictures that only the first network reads correctly, gained those that only this one does; the"
             " change is that of the recall, in points.",

@@ -20,7 +20,7 @@ def errors(results: Results, thumbnails: Thumbnails) -> dict[str, Any]:
     return {
         "change": None if change is None else change_table(change),
         "change_told": "" if change is None else change_told(change),
-        "mistakes": _mistakes(data.get("mistakes") or (), thumbnails),
+        "mistakes": _mistakes(data.get("mistakes") or (), thumbnails, several=change is not None),
         "label_issues": None if issues is None else _label_issues(issues["rows"], thumbnails),
         "label_issues_told": "" if issues is None else _issues_told(issues, results),
         "pictures_told": thumbnails.told,
@@ -68,24 +68,24 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
-def _mistakes(rows: Sequence[Mapping[str, Any]], thumbnails: Thumbnails) -> dict[str, Any] | None:
+def _mistakes(rows: Sequence[Mapping[str, Any]], thumbnails: Thumbnails, *, several: bool) -> dict[str, Any] | None:
     if not rows:
         return None
     shown = rows[:MOST]
-    header = ("picture", "label", "read as", "confidence %", "before", "where from")
+    header = ("picture", "label", "read as", "confidence %", *(["before"] if several else []), "where from")
     cells = tuple(
         (
             f"#{row['index']}",
             row["label"],
             row["predicted"],
             percent(row["confidence"]),
-            row["before"],
+            *([row["before"]] if several else []),
             short(row["name"]),
         )
         for row in shown
     )
     cards = [_card(row, row["predicted"], f"{_sure(row['confidence'])} sure", "read as", thumbnails) for row in shown]
-    return _gallery(cards, Table(header, cells, (False, False, False, True, False, False)), shown)
+    return _gallery(cards, Table(header, cells, tuple(name.endswith("%") for name in header)), shown)
 
 
 def _label_issues(rows: Sequence[Mapping[str, Any]], thumbnails: Thumbnails) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ def _label_issues(rows: Sequence[Mapping[str, Any]], thumbnails: Thumbnails) -> 
         )
         for row in shown
     ]
-    return _gallery(cards, Table(header, cells, (False, False, False, True, True, False)), shown)
+    return _gallery(cards, Table(header, cells, tuple(name.endswith("%") for name in header)), shown)
 
 
 def _gallery(cards: Iterable[Any], table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
