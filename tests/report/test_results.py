@@ -79,3 +79,34 @@ def test_load_names_the_file(compressed, tmp_path):
         load_results(path)
     with pytest.raises(InputError, match=r"other\.json: no such file"):
         load_results(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (("change", "lost"), "change: the key 'lost'"),
+        (("change", "per_class", "sad", "ci95"), r"change\.per_class\['sad'\]: the key 'ci95'"),
+        (("calibration", "temperature"), "calibration: the key 'temperature'"),
+        (("mistakes", 0, "predicted"), r"mistakes\[0\]: the key 'predicted'"),
+        (("label_issues", "rows", 0, "suggested"), r"label_issues\.rows\[0\]: the key 'suggested'"),
+        (("answers", "sha256"), "answers: the key 'sha256'"),
+        (("pictures", "index"), "pictures: the key 'index'"),
+    ],
+)
+def test_what_is_missing_of_the_errors_is_named(run, path, told):
+    _, results = run
+    *parents, key = path
+    part = results
+    for step in parents:
+        part = part[step]
+    del part[key]
+    with pytest.raises(InputError, match=told):
+        parse_results(results)
+
+
+@pytest.mark.parametrize("part", ["change", "calibration", "answers", "label_issues"])
+def test_errors_of_a_wrong_kind_are_refused(run, part):
+    _, results = run
+    results[part] = "nothing"
+    with pytest.raises(InputError, match=f"{part}: not an object but a str"):
+        parse_results(results)

@@ -188,7 +188,9 @@ def _check_errors(data: Mapping[str, Any], where: str) -> None:
     for part, keys in parts.items():
         if data.get(part) is not None:
             _need(data[part], keys, f"{where}: {part}")
-    for name, row in (data.get("change") or {"per_class": {}})["per_class"].items():
+    per_class = (data.get("change") or {}).get("per_class", {})
+    _need(per_class, (), f"{where}: change.per_class")
+    for name, row in per_class.items():
         _need(row, ("support", *CHANGE_REQUIRED), f"{where}: change.per_class[{name!r}]")
     for index, row in enumerate((data.get("label_issues") or {"rows": ()})["rows"]):
         _need(row, ISSUE_REQUIRED, f"{where}: label_issues.rows[{index}]")
