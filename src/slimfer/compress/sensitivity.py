@@ -284,7 +284,7 @@ def _norms(graph: fx.GraphModule, numbers: Collection[int]) -> list[nn.BatchNorm
         if node.op == "call_module":
             calls.setdefault(str(node.target), []).append(number)
     modules = ((graph.get_submodule(target), found) for target, found in calls.items())
-    return [m for m, found in modules if isinstance(m, nn.BatchNorm2d) and numbers and set(found) <= set(numbers)]
+    return [m for m, found in modules if isinstance(m, nn.BatchNorm2d) and set(found) <= set(numbers)]
 
 
 def _nll(logits: Logits, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
