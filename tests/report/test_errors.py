@@ -87,7 +87,7 @@ def row_of(low, high, difference=0.0):
 
 def test_only_what_is_beyond_its_interval_is_told():
     change = {"n": 27, **row_of(-0.1, 0.1), "per_class": {"sad": row_of(-0.3, 0.1), "fear": row_of(0.0, 0.2)}}
-    assert change_told(change).endswith("No single class changed beyond its 95 % interval.")
+    assert change_told(change).endswith("No class's 95 % interval leaves out zero.")
     change["per_class"]["sad"] = row_of(-0.3, -0.1)
     assert change_told(change).endswith("With 95 % confidence each, sad paid.")
     change["per_class"]["fear"] = row_of(0.1, 0.2)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from slimfer.errors import InputError
 from slimfer.files import write_text
 from slimfer.metrics import Labels
 from slimfer.mistakes import paired_change
-from slimfer.report.errors import change_table, change_told, paired_told
+from slimfer.report.errors import change_table, change_told, paired_cells, paired_told
 from slimfer.report.numbers import MISSING, count, milliseconds, percent, signed, size, times, whole
 from slimfer.report.plots import differences, stage_accuracy, stage_bytes, trade_offs
 from slimfer.report.results import Results, Stage, load_results, speed_ratio
@@ -41,8 +41,7 @@ class Run:
     @property
     def stage(self) -> Stage:
         """Return the last stage under the run's name."""
-        last = self.results.last
-        return Stage(**{**vars(last), "name": self.name, "title": self.name})
+        return replace(self.results.last, name=self.name, title=self.name)
 
 
 def write_comparison(paths: Sequence[Path], page: Path | None = None) -> Path:
@@ -233,9 +232,7 @@ def _paired(first: Run, others: Sequence[Run], paired: Mapping[str, Mapping[str,
         if change is None:
             rows.append((f"{first.name} → {run.name}", *(MISSING,) * 5))
         else:
-            low, high = (signed(100 * bound) for bound in change["ci95"])
-            counts = (whole(change[key]) for key in ("n", "lost", "gained"))
-            rows.append((f"{first.name} → {run.name}", *counts, signed(100 * change["difference"]), f"{low} to {high}"))
+            rows.append((f"{first.name} → {run.name}", whole(change["n"]), *paired_cells(change)))
     if all(paired[run.name] is None for run in others):
         return None
     header = ("runs", "pictures", "lost", "gained", "points", "95 % interval")

@@ -32,9 +32,7 @@ def errors(results: Results, thumbnails: Thumbnails) -> dict[str, Any]:
 def change_table(change: Mapping[str, Any]) -> Table:
     """Return per class how many pictures only one of two networks reads correctly, and what that does to the recall."""
     rows = [(name, row["support"], row) for name, row in change["per_class"].items()]
-    cells = [
-        (name, whole(support), *_paired_cells(row)) for name, support, row in (*rows, ("all", change["n"], change))
-    ]
+    cells = [(name, whole(support), *paired_cells(row)) for name, support, row in (*rows, ("all", change["n"], change))]
     header = ("class", "pictures", "lost", "gained", "change", "95 % interval")
     return Table(header, tuple(cells), (False, *(True,) * 5))
 
@@ -53,12 +51,13 @@ def change_told(change: Mapping[str, Any]) -> str:
     paid = [name for name, row in change["per_class"].items() if row["ci95"][1] < 0]
     won = [name for name, row in change["per_class"].items() if row["ci95"][0] > 0]
     if not paid and not won:
-        return f"{told} No single class changed beyond its 95 % interval."
+        return f"{told} No class's 95 % interval leaves out zero."
     halves = [f"{', '.join(paid)} paid" if paid else "no class paid", f"{', '.join(won)} gained" if won else ""]
     return f"{told} With 95 % confidence each, {' and '.join(half for half in halves if half)}."
 
 
-def _paired_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def paired_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return lost and gained pictures, the change in points and its interval as cells."""
     return whole(row["lost"]), whole(row["gained"]), signed(100 * row["difference"]), _interval(row)
 
 
