@@ -198,7 +198,8 @@ def _compress(
     last, spec = stages[-1].checkpoint, stages[-1].checkpoint.spec
     last.save(run.path / "weights" / "best.safetensors")
     parts, checks = deliver(stages, dataset["validation"], run.path, recipe=tables, pictures=pictures, note=tell)
-    checks += budget.checks(parts["stages"], parts["artifact"]["bytes"])
+    limits = budget.checks(parts["stages"], parts["artifact"]["bytes"])
+    checks += limits
     parts["checks"] = [asdict(check) for check in checks]
     if found is not None:
         parts |= found.beside(run, parts)
@@ -219,7 +220,8 @@ def _compress(
     try:
         require(checks)
     except VerificationError as failure:
-        return replace(answer, failure=failure if found is None else found.explained(failure))
+        broken = [limit.name for limit in limits if not limit.passed]
+        return replace(answer, failure=failure if found is None else found.explained(failure, broken))
     return answer
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -13,6 +14,7 @@ from slimfer.cli.record import describe_data, document
 from slimfer.compress.goal import SearchConfig
 from slimfer.compress.plan import PlannedStep
 from slimfer.errors import InputError, VerificationError
+from slimfer.files import write_text
 from slimfer.recipes import Recipe
 from slimfer.report.trials import cells, line, trial_table
 from slimfer.runs import RunFolder
@@ -106,6 +108,8 @@ class Found:
             points += front(seeker, best["parameter"]["cut_loss"], run.path / "pareto")
         if goal.controls:
             points += controls(seeker, self.plan, final)
+        if goal.pareto:
+            _write_front(run.path / "pareto", points, parts["stages"][0])
         return {"trials": seeker.rows, **({"trade_offs": points} if len(points) > 1 else {})}
 
     def shown(self, answer: Answer) -> Answer:
@@ -113,9 +117,9 @@ class Found:
         trials = trial_table(self.seeker.rows)
         return replace(answer, view=(table(trials.header, trials.rows, numeric=trials.numeric), "", *answer.view))
 
-    def explained(self, failure: VerificationError) -> VerificationError:
-        """Return the failed check with the two trials that come nearest, for who wants to choose another budget."""
-        return VerificationError(f"{failure}; {self.seeker.nearest()}")
+    def explained(self, failure: VerificationError, broken: Sequence[str]) -> VerificationError:
+        """Return the failure of checks; for limits that are `broken`, with the files that come nearest to them."""
+        return VerificationError(f"{failure}; {self.seeker.nearest()}") if broken else failure
 
 
 def search_steps(recipe: Recipe) -> "tuple[PlannedStep, ...]":
@@ -198,6 +202,17 @@ def seek(
             return _nothing(run, recipe, seeker, dataset, failure)
     found = replace(recipe, steps=(*first, *seeker.steps(plan)), search=_GOAL)
     return Found(found, start, before, plan, seeker)
+
+
+def _write_front(folder: Path, points: Sequence[Mapping[str, Any]], control: Mapping[str, Any]) -> None:
+    """Write the front's table and charts beside its files."""
+    from slimfer.report.front import front_csv, front_latency
+    from slimfer.report.plots import trade_offs
+    from slimfer.report.results import Stage
+
+    write_text(folder / "front.csv", front_csv(points))
+    write_text(folder / "size.svg", trade_offs(points, Stage("dense", "dense", scores=control["scores"])))
+    write_text(folder / "latency.svg", front_latency(points, control["scores"]["accuracy"]))
 
 
 def _nothing(

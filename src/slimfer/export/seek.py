@@ -43,6 +43,7 @@ Steps = tuple[dict[str, Any], ...]
 Resolve = Callable[[Steps], tuple[tuple[PlannedStep, ...], dict[str, Any]]]
 
 BESIDE = ("max_drop", "pareto", "controls")  # settings that decide nothing about what is found
+OTHERS = {"front": "point of the front", "control": "control"}  # verdicts on what no budget is for
 CORRECTIONS = 6  # probes of one proposal, at most
 UNIFORM = (0.75, 0.5, 0.25)  # shares of channels of the files that latency is fitted to, besides the whole network
 
@@ -252,7 +253,7 @@ class Seeker:
         """
         self.prepare()
         whole = self.whole()
-        self.add("dense", self.describe(whole), {}, self.attempt("whole", self.steps(whole)), kind="control")
+        self.add("dense", self.describe(whole), {}, self.attempt("whole", self.steps(whole)), kind="dense")
         self._check_smallest()
         tried: dict[str, Plan] = {}
         for number, cut_loss in enumerate(self.goal.weighings(), 1):
@@ -327,7 +328,7 @@ class Seeker:
         return "nearest: " + "; ".join(f"{row['name']} ({needs(row)})" for row in rows[:2])
 
     def _measured(self) -> list[Row]:
-        return [row for row in self.rows if row["bytes"] is not None]
+        return [row for row in self.rows if row["bytes"] is not None and row["kind"] != "control"]
 
     def _shares(self, row: Row) -> list[float]:
         return [row[key] / limit for key, limit in zip(COSTS, self.bounds, strict=True)]
@@ -357,7 +358,7 @@ class Seeker:
         row["drop"] = None if measured.accuracy is None else 100 * (self.accuracy - measured.accuracy)
         over = self.exceeded(row)
         row["why"] = f"over the budget: {', '.join(over)}" if over else "within the budget"
-        self._note(row)
+        self._note({**row, "why": OTHERS.get(kind, row["why"])})
 
     def _note(self, row: Row) -> None:
         empty = dict.fromkeys(("step", "bytes", "ms", "macs", "params", "accuracy", "drop"))
@@ -396,20 +397,12 @@ def _same(one: Plan, other: Plan) -> bool:
     return (one.keep, one.bits) == (other.keep, other.bits)
 
 
-def _bytes(number: float) -> str:
-    return f"{number:,.0f} bytes"
-
-
-def _ms(number: float) -> str:
-    return f"{number:.3g} ms"
-
-
-def _macs(number: float) -> str:
-    return f"{number / 1e6:.3g} M multiply-adds"
-
-
 # Keys of a row, in the order of the costs, and how they are told.
-COSTS: Mapping[str, Callable[[float], str]] = {"bytes": _bytes, "ms": _ms, "macs": _macs}
+COSTS: Mapping[str, Callable[[float], str]] = {
+    "bytes": lambda number: f"{number:,.0f} bytes",
+    "ms": lambda number: f"{number:.3g} ms",
+    "macs": lambda number: f"{number / 1e6:.3g} M multiply-adds",
+}
 LIMITS = ("max-size", "max-latency", "max-mac")
 
 
