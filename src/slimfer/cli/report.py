@@ -17,7 +17,7 @@ def report(
     no_pictures: Annotated[bool, Parameter(help="Leave the pictures of mistakes and labels in doubt out.")] = False,
     common: Common = Common(),
 ) -> Answer:
-    """Write RUN/report.html, one self-contained page, from RUN/results.json; of several runs a page that compares them.
+    """Write RUN/report.html, one self-contained page, from RUN/results.json; or one page that compares runs.
 
     Args:
         run: a run folder; when several are compared, the one that the others are compared with.
