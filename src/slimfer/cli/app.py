@@ -126,10 +126,10 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "compress",
         "slimfer.cli.compress:compress",
-        "Do the whole job: train with the penalty, slim, fine-tune, quantize (or any chain of steps), verify, report.",
+        "Do the whole job: train, slim, fine-tune, quantize (or any chain, or whatever fits a budget), verify, report.",
         (
             "slimfer compress resnet18 --data faces/ --ratio 0.7 --bits 8 --out runs/small",
-            "slimfer compress runs/sparse --data faces/ --ratio 0.8 --out runs/smaller",
+            "slimfer compress runs/first --data faces/ --max-size 250KB --max-drop 0.5 --out runs/fit",
             "slimfer compress --out runs/small --resume",
         ),
     ),

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from slimfer.export.parity import Check
 
 
-@Parameter(name="*", group=Group("Budget", sort_key=40))
+_TOLD = "The first three make it search what loses least within them, unless --ratio or --steps is given."
+
+
+@Parameter(name="*", group=Group("Budget", help=_TOLD, sort_key=40))
 @dataclass(frozen=True)
 class Budget:
     """What the artifact may at most need; more is exit code 3.

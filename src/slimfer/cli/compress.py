@@ -73,7 +73,7 @@ def compress(
     steps: StepFlags = StepFlags(),
     common: Common = Common(),
 ) -> Answer:
-    """Do the whole job: train with the penalty, slim, fine-tune, quantize (or any chain of steps), verify, report.
+    """Do the whole job: train, slim, fine-tune, quantize (or any chain, or whatever fits a budget), verify, report.
 
     With --max-size, --max-latency or --max-mac, and neither --ratio nor --steps, it searches instead: how many channels
     each part of the network keeps, and how many bits each layer's weights get, so that least is lost within the budget.

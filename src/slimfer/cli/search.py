@@ -101,25 +101,25 @@ class Found:
             params=last["params"],
             accuracy=last["scores"]["accuracy"],
         )
-        best = next(row for row in seeker.rows if row["kept"])
-        seeker.add("final", seeker.describe(self.plan), best["parameter"], final, kind="final", kept=True)
+        cut_loss = next(row for row in seeker.table.rows if row["kept"])["parameter"]["cut_loss"]
+        seeker.table.add("final", "final", seeker.describe(self.plan), final, kept=True, cut_loss=cut_loss)
         points = [point("searched", seeker.describe(self.plan), final)]
         if goal.pareto:
-            points += front(seeker, best["parameter"]["cut_loss"], run.path / "pareto")
+            points += front(seeker, cut_loss, run.path / "pareto")
         if goal.controls:
             points += controls(seeker, self.plan, final)
         if goal.pareto:
             _write_front(run.path / "pareto", points, parts["stages"][0])
-        return {"trials": seeker.rows, **({"trade_offs": points} if len(points) > 1 else {})}
+        return {"trials": seeker.table.rows, **({"trade_offs": points} if len(points) > 1 else {})}
 
     def shown(self, answer: Answer) -> Answer:
         """Return the answer with the table of trials before everything else."""
-        trials = trial_table(self.seeker.rows)
+        trials = trial_table(self.seeker.table.rows)
         return replace(answer, view=(table(trials.header, trials.rows, numeric=trials.numeric), "", *answer.view))
 
     def explained(self, failure: VerificationError, broken: Sequence[str]) -> VerificationError:
         """Return the failure of checks; for limits that are `broken`, with the files that come nearest to them."""
-        return VerificationError(f"{failure}; {self.seeker.nearest()}") if broken else failure
+        return VerificationError(f"{failure}; {self.seeker.table.nearest()}") if broken else failure
 
 
 def search_steps(recipe: Recipe) -> "tuple[PlannedStep, ...]":
@@ -227,9 +227,9 @@ def _nothing(
         model=seeker.dense.spec.builder,
         data=describe_data(recipe.data.source, dataset),
         trade_offs=[],
-        trials=seeker.rows,
+        trials=seeker.table.rows,
     )
     run.write_results(results)
-    shown = trial_table(seeker.rows)
+    shown = trial_table(seeker.table.rows)
     told = (table(shown.header, shown.rows, numeric=shown.numeric), f"run folder: {run.path}")
     return Answer(results, told, failure=failure)

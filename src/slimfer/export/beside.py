@@ -38,7 +38,7 @@ def front(seeker: Seeker, cut_loss: float, folder: Path) -> Iterator[Point]:
         measured = seeker.attempt(name, seeker.steps(plan))
         path = folder / f"{measured.bytes}.onnx"
         atomic_write(path, (seeker.tools.folder / name / "model.onnx").read_bytes())
-        seeker.add(name, seeker.describe(plan), {"share": 2.0**-number}, measured, kind="front")
+        seeker.table.add("front", name, seeker.describe(plan), measured, share=2.0**-number)
         yield point("searched", seeker.describe(plan), measured) | {"file": f"{folder.name}/{path.name}"}
 
 
@@ -64,7 +64,7 @@ def controls(seeker: Seeker, plan: Plan, final: Measured) -> Iterator[Point]:
     chosen = {"uniform": highest} | ({"uniform-bits": best} if best != highest else {})
     for name, bits in chosen.items():
         measured = seeker.attempt(f"control-{name}", seeker.steps(uniform[bits]))
-        seeker.add(f"control-{name}", seeker.describe(uniform[bits]), {"bits": bits}, measured, kind="control")
+        seeker.table.add("control", f"control-{name}", seeker.describe(uniform[bits]), measured, bits=bits)
         yield point("uniform", seeker.describe(uniform[bits]), measured)
     widths = {name: width for name, width in plan.keep.items() if width < seeker.sizes[name]}
     narrow = cut_groups(seeker.dense, seeker.tools.dataset["train"], CutConfig(widths, "gamma", recalibrate=0))
@@ -72,8 +72,8 @@ def controls(seeker: Seeker, plan: Plan, final: Measured) -> Iterator[Point]:
     rest = [step for step in seeker.steps(plan) if step["do"] not in ("cut", "finetune")]
     train = {"do": "train", "epochs": epochs + seeker.config.finetune.epochs, "slim": {"penalty": 0.0}}
     measured = seeker.attempt("control-scratch", (train, *rest), start=narrow.spec)
-    parameter = {"epochs": train["epochs"]}
-    seeker.add("control-scratch", f"{seeker.describe(plan)}, from scratch", parameter, measured, kind="control")
+    told = f"{seeker.describe(plan)}, from scratch"
+    seeker.table.add("control", "control-scratch", told, measured, epochs=train["epochs"])
     yield point("from scratch", seeker.describe(plan), measured)
 
 

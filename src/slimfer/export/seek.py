@@ -11,9 +11,10 @@ same end. Without a limit of time, two searches with one seed choose the same pl
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from slimfer.compress.search import Knob, Plan, loss_curve, search, smallest
 from slimfer.compress.sensitivity import Sensitivity, Trial
 from slimfer.data.frames import Dataset
 from slimfer.data.splits import stratified
-from slimfer.errors import InputError, VerificationError
-from slimfer.export.estimate import LATENCY, SIZE, Estimate, Shapes, fit_pace
+from slimfer.errors import InputError
+from slimfer.export.estimate import LATENCY, SIZE, Estimate, Shapes, Values, fit_pace
 from slimfer.export.probe import Measured, measure, probe, write_file
+from slimfer.export.trials import Row, Trials
 from slimfer.files import atomic_write, read_json, write_json
 from slimfer.model.complexity import complexity
 from slimfer.model.groups import channel_map
@@ -37,13 +39,14 @@ from slimfer.model.spec import NetSpec
 from slimfer.train.checkpoint import Checkpoint
 from slimfer.train.loop import Watcher
 
-Row = dict[str, Any]
 Steps = tuple[dict[str, Any], ...]
 # The `[[steps]]` of a recipe -> the planned chain, and the tables that stand in its file.
 Resolve = Callable[[Steps], tuple[tuple[PlannedStep, ...], dict[str, Any]]]
 
 BESIDE = ("max_drop", "pareto", "controls")  # settings that decide nothing about what is found
-OTHERS = {"front": "point of the front", "control": "control"}  # verdicts on what no budget is for
+# Nats for each halving of a width or of bits, over what was measured: where a sample sees no loss, or by chance a gain,
+# what saves more still goes first, and nothing goes without need.
+PRIOR = 1e-3
 CORRECTIONS = 6  # probes of one proposal, at most
 UNIFORM = (0.75, 0.5, 0.25)  # shares of channels of the files that latency is fitted to, besides the whole network
 
@@ -75,9 +78,8 @@ class Seeker:
     """One search.
 
     Attributes:
-        rows: of the table of trials, in order.
+        table: of trials.
         sizes: channels of each group of the dense network; after `prepare`.
-        accuracy: of the dense network's own file, 0-1.
     """
 
     def __init__(self, dense: Checkpoint, config: CompressConfig, goal: SearchConfig, tools: Tools) -> None:
@@ -95,13 +97,14 @@ class Seeker:
         if dense.quant:
             raise InputError("the network is quantized already; search from the float network that it came from")
         self.dense, self.config, self.goal, self.tools = dense, config, goal, tools
-        self.rows: list[Row] = []
         self.bounds = np.array(
             [limit or np.inf for limit in (goal.max_size, goal.max_latency, goal.max_mac)], dtype=np.float64
         )
         self._claim()
         self._ledger: dict[str, Any] = self._read("ledger.json", {})
-        self.accuracy = self._once("dense accuracy", lambda: write_file(dense, tools.dataset["validation"], {})[1])
+        accuracy = self._once("accuracy", lambda: write_file(dense, tools.dataset["validation"], {})[1])
+        self.table = Trials(self.bounds, accuracy, tools.tell)
+        self._fitting: dict[str, Plan] = {}  # plans of trials within the limits, by name
 
     # --- what parts of the network are worth -------------------------------------------------------------------------
     def prepare(self) -> None:
@@ -133,7 +136,7 @@ class Seeker:
         shapes = Shapes.of(channel_map(net, spec.channels, spec.image), tried.groups, cost)
         ends = dict.fromkeys((tried.layers[0], tried.layers[-1]), self.config.quantize.ends)
         self._open = tuple(name for name in tried.layers if name not in ends)
-        self._costs = Estimate(shapes, self.knobs(goal.cut_loss), ends)
+        self._estimate = Estimate(shapes, self.knobs(goal.cut_loss), ends)
         self._calibrate(self.whole())
 
     def knobs(self, cut_loss: float) -> tuple[Knob, ...]:
@@ -168,10 +171,11 @@ class Seeker:
         rows = (row for row in self._sensitivity if (row["kind"], row["name"]) == (kind, name))
         found = {row["kept"] if kind == "cut" else int(row["value"]): row["nll_increase"] for row in rows}
         first = found.get(values[0], 0.0)
-        return loss_curve({value: loss - first for value, loss in found.items()}, values)
+        measured = loss_curve({value: loss - first for value, loss in found.items()}, values)
+        return tuple(loss + PRIOR * log2(values[0] / value) for loss, value in zip(measured, values, strict=True))
 
     # --- plans within the limits -------------------------------------------------------------------------------------
-    def propose(self, cut_loss: float, bounds: Sequence[float] | None = None) -> Plan | None:
+    def propose(self, cut_loss: float, bounds: Sequence[float] | Values | None = None) -> Plan | None:
         """Return the best plan whose file, written without training, is within the limits; None if there is none.
 
         Half of the margin is left for what training changes.
@@ -181,7 +185,11 @@ class Seeker:
             bounds: bytes, milliseconds, multiply-adds; those of the goal by default.
         """
         limits = self.bounds if bounds is None else np.asarray(bounds, dtype=np.float64)
-        costs = replace(self._costs, knobs=self.knobs(cut_loss))
+        accepted_limits = limits * (1 - self.goal.margin / 2)
+        whole = self.whole()  # which the model may be wrong about: its file says nothing of cuts and trainings
+        if (_costs(self.probe(whole)) <= accepted_limits).all():
+            return whole
+        costs = replace(self._estimate, knobs=self.knobs(cut_loss))
         accepted: list[Plan] = []
         seen: list[Plan] = []
         for _ in range(CORRECTIONS):
@@ -191,13 +199,13 @@ class Seeker:
             if plan in seen:
                 break
             seen.append(plan)
-            true, model = self._true(plan), costs.of_plan(plan)
-            if (true <= limits * (1 - self.goal.margin / 2)).all():
+            true, model = _costs(self.probe(plan)), costs.of_plan(plan)
+            if (true <= accepted_limits).all():
                 accepted.append(plan)
             costs = replace(costs, rest=costs.rest + true[SIZE] - model[SIZE])
             if costs.pace is not None:
                 costs = replace(costs, slower=costs.slower * true[LATENCY] / model[LATENCY])
-        self._costs = replace(costs, knobs=self._costs.knobs)
+        self._estimate = replace(costs, knobs=self._estimate.knobs)
         return min(accepted, key=lambda plan: plan.loss, default=None)
 
     def probe(self, plan: Plan) -> Measured:
@@ -228,21 +236,17 @@ class Seeker:
 
     def expected_bytes(self, plan: Plan) -> float:
         """Return the size of a plan's file by the model."""
-        return float(self._costs.of_plan(plan)[SIZE])
-
-    def _true(self, plan: Plan) -> Any:
-        measured = self.probe(plan)
-        return np.array([measured.bytes, measured.ms, measured.macs], dtype=np.float64)
+        return float(self._estimate.of_plan(plan)[SIZE])
 
     def _calibrate(self, whole: Plan) -> None:
         """Set what the model of the costs cannot know, by the file of the whole network; time, by several widths."""
-        costs = self._costs
+        costs = self._estimate
         if np.isfinite(self.bounds[LATENCY]):
             plans = [whole, *(self.uniform(share, max(self.goal.bits)) for share in UNIFORM)]
             kept = np.concatenate([costs.values(plan)[0] for plan in plans])
-            times = np.array([self._true(plan)[LATENCY] for plan in plans])
+            times = np.array([_costs(self.probe(plan))[LATENCY] for plan in plans])
             costs = replace(costs, pace=fit_pace(costs.features(kept), times))
-        self._costs = replace(costs, rest=float(self._true(whole)[SIZE] - costs.of_plan(whole)[SIZE]))
+        self._estimate = replace(costs, rest=float(_costs(self.probe(whole))[SIZE] - costs.of_plan(whole)[SIZE]))
 
     # --- trials ------------------------------------------------------------------------------------------------------
     def run(self) -> Plan:
@@ -253,29 +257,34 @@ class Seeker:
         """
         self.prepare()
         whole = self.whole()
-        self.add("dense", self.describe(whole), {}, self.attempt("whole", self.steps(whole)), kind="dense")
-        self._check_smallest()
-        tried: dict[str, Plan] = {}
+        needed = self.attempt("whole", self.steps(whole))
+        self.table.add("dense", "dense", self.describe(whole), needed)
+        if self.table.exceeded(needed):
+            self._check_smallest()
         for number, cut_loss in enumerate(self.goal.weighings(), 1):
-            name = f"trial-{number}"
-            plan = self.propose(cut_loss)
-            earlier = next((other for other, known in tried.items() if plan and _same(known, plan)), None)
-            if plan is None or earlier:
-                why = f"dropped: the same plan as {earlier}" if earlier else "dropped: no plan found within the limits"
-                self._note({"name": name, "kind": "trial", "parameter": {"cut_loss": cut_loss}, "why": why})
-                continue
-            tried[name] = plan
-            measured = self.attempt(name, self.steps(plan, self.goal.trial_epochs))
-            self.add(name, self.describe(plan), {"cut_loss": cut_loss}, measured)
-        fitting = [row for row in self.rows if row["name"] in tried and not self.exceeded(row)]
+            self._try(f"trial-{number}", cut_loss)
+        fitting = [row for row in self.table.rows if row["name"] in self._fitting]
         if not fitting:
-            raise self.failure()
-        best = max(fitting, key=lambda row: (row["accuracy"], -row["bytes"]))
-        for row in fitting:
-            behind = 100 * (best["accuracy"] - row["accuracy"])
-            row["kept"] = row is best
-            row["why"] = "kept: reads best" if row is best else f"dropped: {behind:.2f} points behind {best['name']}"
-        return tried[best["name"]]
+            raise self.table.failure()
+        return self._fitting[self.table.choose(fitting)["name"]]
+
+    def _try(self, name: str, cut_loss: float) -> None:
+        """Train one plan for a short while; another one if training made its file larger than the limits."""
+        bounds = self.bounds
+        for again in ("", "-again"):
+            plan = self.propose(cut_loss, bounds)
+            if plan is None:
+                return self.table.skip(name + again, "dropped: no plan found within the limits", cut_loss=cut_loss)
+            for earlier, known in self._fitting.items():
+                if (known.keep, known.bits) == (plan.keep, plan.bits):
+                    return self.table.skip(name + again, f"dropped: the same plan as {earlier}", cut_loss=cut_loss)
+            measured = self.attempt(name + again, self.steps(plan, self.goal.trial_epochs))
+            self.table.add("trial", name + again, self.describe(plan), measured, cut_loss=cut_loss)
+            if not self.table.exceeded(measured):
+                self._fitting[name + again] = plan
+                return None
+            bounds = self.bounds - np.maximum(0, _costs(measured) - _costs(self.probe(plan)))
+        return None
 
     def attempt(self, name: str, steps: Steps, *, start: NetSpec | None = None) -> Measured:
         """Run a chain in a folder of its own and measure its file, `model.onnx` there, the best of integers."""
@@ -303,68 +312,17 @@ class Seeker:
     def describe(self, plan: Plan) -> str:
         """Return a plan in words: the share of channels that stays, and the mean bits of a weight."""
         share = sum(plan.keep.values()) / sum(self.sizes.values())
-        kept, bits = self._costs.values(plan)
-        weights = self._costs.shapes.pairs(kept) * self._costs.shapes.weights
+        kept, bits = self._estimate.values(plan)
+        weights = self._estimate.shapes.pairs(kept) * self._estimate.shapes.weights
         return f"keep {100 * share:.0f} % of the channels, {np.average(bits, weights=weights):.1f} bits"
-
-    def exceeded(self, needs: Mapping[str, Any]) -> list[str]:
-        """Return the limits that a row of the table breaks, in words."""
-        told = []
-        for (key, what), limit in zip(COSTS.items(), self.bounds, strict=True):
-            if needs[key] is not None and needs[key] > limit:
-                told.append(f"{what(needs[key])} of {what(limit)}")
-        return told
-
-    def failure(self) -> VerificationError:
-        """Return the error that says that nothing fits, and what binds."""
-        closest = min(self._measured(), key=lambda row: max(self._shares(row)))
-        shares = self._shares(closest)
-        binds = [name for name, share in zip(LIMITS, shares, strict=True) if share > 1] or [LIMITS[np.argmax(shares)]]
-        return VerificationError(f"no network fits the budget: {' and '.join(binds)} binds; {self.nearest()}")
-
-    def nearest(self) -> str:
-        """Return the two files that come nearest to the limits, or that read best within them, in words."""
-        rows = sorted(self._measured(), key=lambda row: (max(1.0, *self._shares(row)), -(row["accuracy"] or 0)))
-        return "nearest: " + "; ".join(f"{row['name']} ({needs(row)})" for row in rows[:2])
-
-    def _measured(self) -> list[Row]:
-        return [row for row in self.rows if row["bytes"] is not None and row["kind"] != "control"]
-
-    def _shares(self, row: Row) -> list[float]:
-        return [row[key] / limit for key, limit in zip(COSTS, self.bounds, strict=True)]
 
     def _check_smallest(self) -> None:
         """Refuse a budget that not even the smallest network meets, before anything is trained."""
-        if not self.exceeded(self.rows[0]):
-            return
-        plan = smallest(self._costs.knobs)
+        plan = smallest(self._estimate.knobs)
         measured = self.probe(plan)
-        if self.exceeded(asdict(measured)):
-            self.add("smallest", self.describe(plan), {}, measured, kind="probe")
-            raise self.failure()
-
-    def add(
-        self,
-        name: str,
-        step: str,
-        parameter: Mapping[str, Any],
-        measured: Measured,
-        *,
-        kind: str = "trial",
-        kept: bool = False,
-    ) -> None:
-        """Add a row to the table."""
-        row = {"kept": kept, "name": name, "kind": kind, "step": step, "parameter": dict(parameter), **asdict(measured)}
-        row["drop"] = None if measured.accuracy is None else 100 * (self.accuracy - measured.accuracy)
-        over = self.exceeded(row)
-        row["why"] = f"over the budget: {', '.join(over)}" if over else "within the budget"
-        self._note({**row, "why": OTHERS.get(kind, row["why"])})
-
-    def _note(self, row: Row) -> None:
-        empty = dict.fromkeys(("step", "bytes", "ms", "macs", "params", "accuracy", "drop"))
-        full = {**empty, "parameter": {}, "kept": False, **row}
-        self.rows.append(full)
-        self.tools.tell(full)
+        if self.table.exceeded(measured):
+            self.table.add("smallest", "smallest", self.describe(plan), measured)
+            raise self.table.failure()
 
     # --- what is kept ------------------------------------------------------------------------------------------------
     def _once(self, key: str, compute: Callable[[], Any]) -> Any:
@@ -393,22 +351,6 @@ def _digest(value: Any) -> str:
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _same(one: Plan, other: Plan) -> bool:
-    return (one.keep, one.bits) == (other.keep, other.bits)
-
-
-# Keys of a row, in the order of the costs, and how they are told.
-COSTS: Mapping[str, Callable[[float], str]] = {
-    "bytes": lambda number: f"{number:,.0f} bytes",
-    "ms": lambda number: f"{number:.3g} ms",
-    "macs": lambda number: f"{number / 1e6:.3g} M multiply-adds",
-}
-LIMITS = ("max-size", "max-latency", "max-mac")
-
-
-def needs(row: Mapping[str, Any]) -> str:
-    """Return what the file of a row needs, and how well it reads, in words."""
-    told = [what(row[key]) for key, what in COSTS.items() if row[key] is not None]
-    if row.get("accuracy") is not None:
-        told.append(f"{100 * row['accuracy']:.2f} %")
-    return ", ".join(told)
+def _costs(measured: Measured) -> Values:
+    """Return what a file needs in the order of the limits."""
+    return np.array([measured.bytes, measured.ms, measured.macs], dtype=np.float64)
