@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,10 @@ def test_every_trial_is_a_row(searched) -> None:
     assert [row["name"] for row in rows if row["kept"]][-1] == "final"
 
 
+def without(row: dict, keys: set[str]) -> dict:
+    return {key: value for key, value in row.items() if key not in keys}
+
+
 def dense_accuracy(rows: list[dict]) -> float:
     return rows[0]["accuracy"] + rows[0]["drop"] / 100
 
@@ -132,16 +137,19 @@ def test_what_was_found_is_an_ordinary_recipe(searched, inside, tmp_path) -> Non
     assert one.digest() == other.digest()
 
 
-def test_a_finished_search_resumed_is_the_same_file(searched, inside) -> None:
+def test_a_finished_search_resumed_is_the_same_file_and_held_to_another_drop(searched, inside) -> None:
+    """What may be lost decides nothing that was searched; only the last check is another one."""
     run, _ = searched
-    before = (run / "model.onnx").read_bytes(), results_of(run)
-    inside("compress", "--out", str(run), "--resume", "--device", "cpu")
+    before = (run / "model.onnx").read_bytes(), results_of(run)["trials"]
+    answer = inside("compress", "--out", str(run), "--resume", "--max-drop", "-99", "--device", "cpu")
     assert (run / "model.onnx").read_bytes() == before[0]
+    after = results_of(run)["trials"]
     timed = {"ms", "why"}
-    rows = [
-        [{k: v for k, v in row.items() if k not in timed} for row in r["trials"]] for r in (before[1], results_of(run))
-    ]
-    assert rows[0] == rows[1]
+    assert [without(row, timed) for row in before[1]] == [without(row, timed) for row in after]
+    assert answer.returncode == 3
+    assert re.search(r"accuracy lost is .*; room left: .* of max-mac; nearest: ", answer.stderr)
+    final = next(row for row in after if row["kind"] == "final")
+    assert re.fullmatch(r"over the budget: -?[\d.]+ points of -99", final["why"])
 
 
 def test_an_impossible_budget(inside, few, recipe, tmp_path) -> None:

@@ -99,6 +99,12 @@ def test_without_limits_nothing_is_touched() -> None:
     assert levels_of(knobs, plan) == (0, 0, 0, 0, 0)
 
 
+def test_a_network_without_anything_to_turn() -> None:
+    nothing = lambda states: np.full((len(states), 2), 5.0)  # noqa: E731
+    assert search((), nothing, (5, 5)) is not None
+    assert search((), nothing, (4, 5)) is None
+
+
 def test_multiply_adds_alone_leave_the_bits_alone() -> None:
     plan = search(knobs_of([[1, 2, 3]] * 5), costs, (INF, 0.3 * COSTS[0, 1]))
     assert plan is not None

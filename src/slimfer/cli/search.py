@@ -118,8 +118,10 @@ class Found:
         return replace(answer, view=(table(trials.header, trials.rows, numeric=trials.numeric), "", *answer.view))
 
     def explained(self, failure: VerificationError, broken: Sequence[str]) -> VerificationError:
-        """Return the failure of checks; for limits that are `broken`, with the files that come nearest to them."""
-        return VerificationError(f"{failure}; {self.seeker.table.nearest()}") if broken else failure
+        """Return the failure of checks; for limits that are `broken`, with the room left and what is near."""
+        trials = self.seeker.table
+        told = [str(failure), trials.room(), trials.nearest()] if broken else [str(failure)]
+        return VerificationError("; ".join(part for part in told if part))
 
 
 def search_steps(recipe: Recipe) -> "tuple[PlannedStep, ...]":

@@ -171,7 +171,7 @@ def _turned(knobs: Sequence[Knob], state: Levels, *, back: bool) -> Levels:
             row = state.copy()
             row[index] = level
             rows.append(row)
-    return np.array(rows, dtype=np.int64).reshape(-1, len(knobs))
+    return np.array(rows, dtype=np.int64).reshape(len(rows), len(knobs))
 
 
 def _losses(knobs: Sequence[Knob], states: Levels) -> Costs:

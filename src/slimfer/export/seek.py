@@ -103,7 +103,7 @@ class Seeker:
         self._claim()
         self._ledger: dict[str, Any] = self._read("ledger.json", {})
         accuracy = self._once("accuracy", lambda: write_file(dense, tools.dataset["validation"], {})[1])
-        self.table = Trials(self.bounds, accuracy, tools.tell)
+        self.table = Trials(self.bounds, accuracy, tools.tell, max_drop=goal.max_drop)
         self._fitting: dict[str, Plan] = {}  # plans of trials within the limits, by name
 
     # --- what parts of the network are worth -------------------------------------------------------------------------
@@ -311,7 +311,7 @@ class Seeker:
 
     def describe(self, plan: Plan) -> str:
         """Return a plan in words: the share of channels that stays, and the mean bits of a weight."""
-        share = sum(plan.keep.values()) / sum(self.sizes.values())
+        share = sum(plan.keep.values()) / max(1, sum(self.sizes.values()))
         kept, bits = self._estimate.values(plan)
         weights = self._estimate.shapes.pairs(kept) * self._estimate.shapes.weights
         return f"keep {100 * share:.0f} % of the channels, {np.average(bits, weights=weights):.1f} bits"

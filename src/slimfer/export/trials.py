@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from slimfer.errors import VerificationError
 from slimfer.export.probe import Measured
 
@@ -26,22 +28,28 @@ class Trials:
     `bytes`, `ms`, `macs`, `params`, `accuracy` (0-1), `drop` (points against the dense network), `kept` and `why`.
     """
 
-    def __init__(self, bounds: Iterable[float], accuracy: float, tell: Callable[[Row], None]) -> None:
+    def __init__(
+        self, bounds: Iterable[float], accuracy: float, tell: Callable[[Row], None], *, max_drop: float
+    ) -> None:
         """Begin.
 
         Args:
             bounds: bytes, milliseconds, multiply-adds; infinity where there is no limit.
             accuracy: of the dense network, 0-1.
             tell: is given each row as soon as it is known.
+            max_drop: points that the final network may lose; trials are too short to be held to it.
         """
         self.rows: list[Row] = []
         self._bounds, self._accuracy, self._tell = tuple(bounds), accuracy, tell
+        self._max_drop = max_drop
 
     def add(self, kind: str, name: str, step: str, measured: Measured, *, kept: bool = False, **parameter: Any) -> Row:
         """Add a file."""
         row = {"name": name, "kind": kind, "step": step, "parameter": parameter, **asdict(measured), "kept": kept}
         row["drop"] = None if measured.accuracy is None else 100 * (self._accuracy - measured.accuracy)
         over = self.exceeded(measured)
+        if kind == "final" and row["drop"] is not None and row["drop"] > self._max_drop:
+            over.append(f"{row['drop']:.2f} points of {self._max_drop:g}")
         verdict = f"over the budget: {', '.join(over)}" if over else "within the budget"
         return self._note(row, OTHERS.get(kind, verdict))
 
@@ -79,6 +87,16 @@ class Trials:
         """Return the two files that come nearest to the limits, or read best within them, in words."""
         ranked = sorted(self._files(), key=lambda row: (max(1.0, *self._shares(row)), -(row["accuracy"] or 0)))
         return "nearest: " + "; ".join(f"{row['name']} ({_needs(row)})" for row in ranked[:2])
+
+    def room(self) -> str:
+        """Return what the final file leaves of the limits, in words; empty if it is less than a tenth of each."""
+        row = next(row for row in reversed(self.rows) if row["kind"] == "final")
+        left = [
+            f"{told(limit - value)} of {name}"
+            for name, (key, told), limit in zip(LIMITS, COSTS.items(), self._bounds, strict=True)
+            if np.isfinite(limit) and (value := row[key]) < 0.9 * limit
+        ]
+        return f"room left: {', '.join(left)}" if left else ""
 
     def _files(self) -> list[Row]:
         return [row for row in self.rows if row["bytes"] is not None and row["kind"] != "control"]

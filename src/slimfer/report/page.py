@@ -14,6 +14,7 @@ from slimfer.report.results import Results, Stage, load_results, points_lost, si
 from slimfer.report.tables import Table, pictures, stage_table, summary, trade_off_table
 from slimfer.report.template import fill
 from slimfer.report.thumbnails import Thumbnails, thumbnails
+from slimfer.report.trials import trial_table
 from slimfer.toml import to_toml
 
 Text = dict[str, str]
@@ -66,6 +67,7 @@ def _content(results: Results) -> dict[str, Any]:
         "stages_caption": _stages_caption(results),
         "checks": [_check(check) for check in results.checks],
         "checks_told": _checks_told(results.checks),
+        "trials": trial_table(data["trials"]) if data.get("trials") else None,
         "trade_offs": trade_off_table(results),
         "layers": _layers(results.layers),
         "biggest": _biggest(results.layers),
