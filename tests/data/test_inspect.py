@@ -37,7 +37,7 @@ def test_every_kind_of_problem_is_found_and_named(tmp_path):
     found = inspect(tmp_path)
     assert [line.partition(": ")[2] for line in found.unreadable] == [
         "train/sad/cut.jpg: the picture is truncated",
-        "train/sad/text.png: not a picture in a format that is read here (JPEG, PNG, WebP, BMP, PPM)",
+        "train/sad/text.png: not a picture in a format that is read here (JPEG, PNG, WEBP, BMP, PPM, GIF)",
     ]
     assert found.constant == ("train/sad/flat.png",)
     assert found.duplicates == (("train/happy/a.jpg", "train/happy/again.jpg"),)

@@ -104,7 +104,7 @@ def test_the_runtime_needs_neither_torch_nor_onnx(data, tmp_path):
         "for name in ('torch', 'onnx', 'safetensors'): sys.modules[name] = None\n"
         "import numpy as np\n"
         "from slimfer.runtime.predict import Recognizer\n"
-        "print(Recognizer(sys.argv[1]).predict(np.zeros((20, 20), np.uint8)).faces[0].label)\n"
+        "print(Recognizer(sys.argv[1], detect=False).predict(np.zeros((20, 20), np.uint8)).faces[0].label)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.onnx")], capture_output=True, text=True)
     assert done.stdout.strip() in CLASSES, done.stderr

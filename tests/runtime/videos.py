@@ -10,7 +10,7 @@ from PIL import Image
 from slimfer.calibration import Calibration
 from slimfer.labels import EMOTIONS
 from slimfer.runtime.answer import Box, Face, Prediction
-from slimfer.runtime.capture import load
+from slimfer.runtime.opencv import load
 
 SIZE = (96, 64)
 

@@ -4,8 +4,6 @@ Only this file knows OpenCV. Nothing here guards against a read that never retur
 """
 
 import glob
-import importlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,27 +13,13 @@ import numpy as np
 from PIL import Image
 
 from slimfer.errors import InputError
+from slimfer.runtime.opencv import load
 
 CONTAINERS = (".mp4", ".mov", ".mkv", ".avi")  # of what is written; all of them hold MPEG-4
 _CODEC = "mp4v"
 _GAP = 10.0  # seconds; a longer pause between frames is a leap of the clock and is not filled
 _USUAL_FPS = 25.0  # where a camera does not say
 _MOST_FPS = 1000.0  # some files state a clock's ticks instead of frames
-
-
-def load() -> Any:
-    """Return the module cv2.
-
-    Raises:
-        InputError: if it is not installed.
-    """
-    # They write to stderr on their own; what matters of it is said in our words.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as error:
-        raise InputError(f'video needs OpenCV ({error}); pip install "slimfer[video]"') from None
 
 
 class Capture:

@@ -1,6 +1,5 @@
 """OpenCV's Haar cascade: what finds faces where YuNet cannot be had but OpenCV 4 is installed; the weaker one."""
 
-import importlib
 import threading
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from PIL import Image
 
 from slimfer.errors import InputError
 from slimfer.runtime.faces import Found
+from slimfer.runtime.opencv import load
 
 CASCADE = "haarcascade_frontalface_default.xml"
 SIZE = 640  # most pixels of the longer side: a cascade's time grows with their number
@@ -28,11 +28,11 @@ class Haar:
         Raises:
             InputError: if OpenCV is not installed, or is one without cascades (version 5).
         """
+        cv2 = load()
         try:
-            cv2 = importlib.import_module("cv2")
             self._cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / CASCADE))
-        except (ImportError, AttributeError):
-            raise InputError("OpenCV 4 is not installed; pip install 'slimfer[video]'") from None
+        except AttributeError:
+            raise InputError('this OpenCV has no cascades; OpenCV 4 has: pip install "slimfer[video]"') from None
         if self._cascade.empty():
             raise InputError(f"OpenCV is installed without {CASCADE}")
         self._lock = threading.Lock()  # the cascade keeps what it computes in itself
