@@ -161,9 +161,9 @@ class Seeker:
         """Return the plan that cuts nothing and rounds as little as may be."""
         return Plan(self.sizes, dict.fromkeys(self._open, max(self.goal.bits)))
 
-    def uniform(self, share: float, bits: int, *, step: int = 1) -> Plan:
+    def uniform(self, share: float, bits: int) -> Plan:
         """Return the plan that cuts all groups alike, to `share` of their channels, with the same bits everywhere."""
-        keep = {name: max(1, min(size, step * round(share * size / step))) for name, size in self.sizes.items()}
+        keep = {name: max(1, round(share * size)) for name, size in self.sizes.items()}
         return Plan(keep, dict.fromkeys(self._open, bits))
 
     def _curve(self, kind: str, name: str, values: tuple[int, ...]) -> tuple[float, ...]:
@@ -339,7 +339,9 @@ class Seeker:
     def _claim(self) -> None:
         """Write what is searched, or check that the folder holds the same search."""
         settings = {name: value for name, value in asdict(self.goal).items() if name not in BESIDE}
-        identity = json.loads(json.dumps({"start": self.dense.digest(), "search": settings}))
+        own = {"limits": asdict(self.config.slim.limits), "ends": self.config.quantize.ends}
+        seed = self.config.train.seed
+        identity = json.loads(json.dumps({"start": self.dense.digest(), "search": settings, "seed": seed, **own}))
         path = self.tools.folder / "search.json"
         if not path.exists():
             write_json(path, identity)
