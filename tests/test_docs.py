@@ -27,6 +27,7 @@ CARDS = {
     "docs/methods/quantization.md": "quantization",
     "docs/benchmarks.md": "train_speed",
     "docs/fer2013.md": "leaks",
+    "docs/speed.md": "rivals",
     "docs/faces.md": "finding",
     "docs/crops.md": "crops",
 }
