@@ -227,7 +227,9 @@ def _check_metadata(artifact: Artifact) -> None:
     except (InputError, ValueError, TypeError, IndexError, KeyError, RecursionError):
         usable = False
     if not usable:
-        raise InputError("metadata whose labels, channels, imgsz, scores, lineage, recipe or calibration cannot be read")
+        raise InputError(
+            "metadata whose labels, channels, imgsz, scores, lineage, recipe or calibration cannot be read"
+        )
 
 
 # --- the graph ------------------------------------------------------------------------------------------------------
