@@ -171,6 +171,15 @@ def test_a_list_gives_a_list_and_a_stream_gives_a_stream(recognizer):
     assert recognizer([]) == []
 
 
+def test_see_gives_the_picture_as_well(recognizer):
+    array = patterns(1).images[0, 0]
+    answer, picture = recognizer.see(array)
+    assert answer.faces == recognizer(array).faces
+    assert (np.asarray(picture) == array).all()
+    answer, picture = recognizer.see(b"no picture")
+    assert (answer.status, picture) == ("unreadable", None)
+
+
 def test_open_files_are_pictures_though_they_iterate(recognizer, tmp_path):
     array = patterns(1).images[0, 0]
     data = png(Image.fromarray(array))

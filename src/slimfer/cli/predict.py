@@ -108,26 +108,10 @@ class _Job:
     marked: "MarkedFolder | None"
 
     def __call__(self, path: str) -> "Prediction":
-        if self.marked is None:
-            return self.recognizer.predict(sys.stdin.buffer if path == "-" else path)
-        return self._marked(path, self.marked)
-
-    def _marked(self, path: str, folder: "MarkedFolder") -> "Prediction":
-        """Decode once for both: the answer and the marked picture."""
-        from slimfer.images import plain, read_image
-        from slimfer.runtime.predict import MAX_BYTES
-
-        source: str | bytes = path
-        try:
-            if path == "-":
-                source = data = sys.stdin.buffer.read(MAX_BYTES + 1)
-            else:
-                data = Path(path).read_bytes() if 0 < os.path.getsize(path) <= MAX_BYTES else b""
-            picture = plain(read_image(data, max_pixels=self.recognizer.max_pixels))
-        except (InputError, OSError, MemoryError):
-            return self.recognizer.predict(source)  # which says what is wrong
-        prediction = self.recognizer.read(picture, None if path == "-" else path)
-        folder.save(Path("stdin.png") if path == "-" else self.listing.relative(path), picture, prediction)
+        prediction, picture = self.recognizer.see(sys.stdin.buffer if path == "-" else path)
+        if self.marked is not None and picture is not None:
+            name = Path("stdin.png") if path == "-" else self.listing.relative(path)
+            self.marked.save(name, picture, prediction)
         return prediction
 
 

@@ -108,13 +108,22 @@ class Recognizer:
         Raises:
             InputError: if `source` is none of these types.
         """
+        return self.see(source)[0]
+
+    def see(self, source: Source) -> tuple[Prediction, Image.Image | None]:
+        """Read one picture as `predict`, and give the upright picture as well; None if it is unreadable.
+
+        Raises:
+            InputError: as `predict`.
+        """
         start = time.perf_counter()
         path = str(source) if isinstance(source, str | Path) else None
         try:
             picture = self._picture(source)
         except _NotReadable as error:
-            return Prediction(**self._about(path), status="unreadable", ms={"preprocess": _ms(start)}, error=str(error))
-        return self._answer(picture, path, time.perf_counter() - start)
+            ms = {"preprocess": _ms(start)}
+            return Prediction(**self._about(path), status="unreadable", ms=ms, error=str(error)), None
+        return self._answer(picture, path, time.perf_counter() - start), picture
 
     def predict_many(self, sources: Iterable[Source]) -> Iterator[Prediction]:
         """Yield the answers for many pictures, one at a time, in order."""
