@@ -11,7 +11,7 @@ import torch
 
 from slimfer.answers import examine
 from slimfer.artifact import calibrated, open_artifact
-from slimfer.calibration import fit
+from slimfer.calibration import Calibration, fit
 from slimfer.compress.pipeline import Stage
 from slimfer.data.frames import Frames
 from slimfer.export.onnx import to_onnx
@@ -77,9 +77,8 @@ def deliver(
     rows = list(_timed(scored, validation, rounds))
 
     first, last = stages[0].checkpoint, stages[-1].checkpoint
-    written = open_artifact(to_onnx(last, scores=_headline(rows[-1]["scores"]), recipe=recipe))
     calibration = fit(scored[-1].probabilities, validation.labels)
-    artifact = calibrated(written, calibration)
+    artifact = final_file(last, rows[-1]["scores"], recipe, calibration)
     path = folder / "model.onnx"
     atomic_write(path, artifact)
     note("verifying the artifact")
@@ -91,7 +90,7 @@ def deliver(
         "layers": layer_changes(first, last),
         "curves": [{"stage": s.name, "rows": rows_} for s in stages if (rows_ := read_curve(s.folder))],
         "checks": [asdict(check) for check in checks],
-        "artifact": {"path": path.name, "bytes": len(artifact), "sha256": Session(path).artifact.sha256},
+        "artifact": {"path": path.name, "bytes": len(artifact), "sha256": open_artifact(path).sha256},
         **examine(
             folder,
             {row.name: row.probabilities for row in scored},
@@ -104,6 +103,14 @@ def deliver(
         ),
     }
     return parts, checks
+
+
+def final_file(
+    checkpoint: Checkpoint, scores: Mapping[str, Any], recipe: Mapping[str, Any], calibration: Calibration
+) -> bytes:
+    """Return the artifact as it ships: with its scores (all but the confusion matrix), recipe and calibration."""
+    headline = {key: value for key, value in scores.items() if key != "confusion"}
+    return calibrated(open_artifact(to_onnx(checkpoint, scores=headline, recipe=recipe)), calibration)
 
 
 def layer_changes(before: Checkpoint, after: Checkpoint) -> list[dict[str, Any]]:
@@ -227,8 +234,3 @@ def _cost(checkpoint: Checkpoint) -> Complexity:
     """Count the structure; quantizers do not change it."""
     spec = checkpoint.spec
     return complexity(build(spec), spec.channels, spec.image)
-
-
-def _headline(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scores that go into the artifact's metadata: all but the confusion matrix."""
-    return {key: value for key, value in scores.items() if key != "confusion"}

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from slimfer.artifact import calibrated, open_artifact
 from slimfer.calibration import fit
 from slimfer.compress.config import CompressConfig
 from slimfer.compress.cut import cut_groups
 from slimfer.compress.plan import PlannedStep
 from slimfer.compress.quantize import quantize
 from slimfer.data.frames import Dataset, Frames
+from slimfer.export.deliver import final_file
 from slimfer.export.onnx import to_onnx
 from slimfer.metrics import score
 from slimfer.model.complexity import complexity
@@ -49,12 +49,11 @@ class Measured:
 
 
 def write_file(checkpoint: Checkpoint, validation: Frames, recipe: Mapping[str, Any]) -> tuple[bytes, float]:
-    """Return the file with its scores, recipe and calibration, as `deliver` writes it, and its accuracy."""
+    """Return the file as `deliver` writes it, and its accuracy."""
     probabilities = Session(to_onnx(checkpoint)).run_all(validation.images)
     scores = score(probabilities, validation.labels, validation.classes)
-    headline = {key: value for key, value in scores.items() if key != "confusion"}
-    written = open_artifact(to_onnx(checkpoint, scores=headline, recipe=recipe))
-    return calibrated(written, fit(probabilities, validation.labels)), float(scores["accuracy"])
+    file = final_file(checkpoint, scores, recipe, fit(probabilities, validation.labels))
+    return file, float(scores["accuracy"])
 
 
 def measure(model: bytes, checkpoint: Checkpoint, *, rounds: int, accuracy: float | None = None) -> Measured:
