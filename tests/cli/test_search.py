@@ -3,11 +3,13 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from slimfer.artifact import open_artifact
+from slimfer.compress import pipeline
 from slimfer.data.packed import write_packed
 from slimfer.data.synthetic import synthetic
 from slimfer.report.trials import HEADER, cells, line, trial_table
@@ -152,6 +154,55 @@ def test_a_finished_search_resumed_is_the_same_file_and_held_to_another_drop(sea
     assert re.fullmatch(r"over the budget: -?[\d.]+ points of -99", final["why"])
 
 
+def test_a_loss_alone_gives_the_smallest_file(inside, few, recipe, tmp_path) -> None:
+    """Whatever may be lost, sizes are halved until nothing smaller is there; the file is the one that was judged."""
+    run = tmp_path / "run"
+    start = ("compress", "--data", str(few), "--recipe", str(recipe), "--round-to", "1", "--trials", "1")
+    answer = inside(*start, "--max-drop", "99", "--out", str(run), "--device", "cpu")
+    results = results_of(run)
+    rows = {row["name"]: row for row in results["trials"]}
+    kept = next(row for row in results["trials"] if row["kind"] == "size" and row["kept"])
+    assert kept["bytes"] == min(row["bytes"] for row in rows.values() if row["kind"] == "size" and row["bytes"])
+    assert kept["bytes"] < 0.6 * rows["whole"]["bytes"]
+    assert rows["final"]["accuracy"] == kept["accuracy"] == results["stages"][-1]["scores"]["accuracy"]
+    assert (run / "model.onnx").stat().st_size == pytest.approx(kept["bytes"], rel=0.01)
+    # Nothing was trained twice: what the search trained are the stages.
+    stages, trained = (
+        {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("result.safetensors")}
+        for folder in (run / "stages", run / "search" / kept["name"])
+    )
+    assert stages == trained
+    assert len(stages) >= 2
+    assert answer.returncode in (0, 3), answer.stderr
+    again = inside("compress", "--data", str(few), "--recipe", str(recipe), "--round-to", "1", "--max-drop", "-99",
+                   "--out", str(tmp_path / "no"), "--device", "cpu")  # fmt: skip
+    assert again.returncode == 3
+    assert "no network fits the budget: max-drop binds; nearest: whole (" in again.stderr
+
+
+def test_training_that_lost_is_left_out(inside, few, recipe, tmp_path, monkeypatch) -> None:
+    """A training as integers that made the network worse than rounding had made it does not ship."""
+
+    def spoil(checkpoint: Checkpoint, context: pipeline.Context) -> Checkpoint:
+        after = qat(checkpoint, context)
+        weights = {name: -w if name.startswith("last.") else w for name, w in after.weights.items()}
+        return replace(after, weights=weights)
+
+    qat = pipeline.STEPS["qat"]
+    monkeypatch.setitem(pipeline.STEPS, "qat", spoil)
+    low = tmp_path / "low.toml"
+    low.write_text(recipe.read_text().replace("[8, 4]", "[4]"))
+    run = tmp_path / "run"
+    start = ("compress", "--data", str(few), "--recipe", str(low), "--round-to", "1", "--trials", "1")
+    inside(*start, "--max-size", "9KB", "--out", str(run), "--device", "cpu")
+    results = results_of(run)
+    assert results["stages"][-1]["name"].endswith("quantize")
+    assert "reads worse than" in next(row["why"] for row in results["trials"] if row["name"].endswith("-qat"))
+    assert 'do = "qat"' not in (run / "found.toml").read_text()
+    with_recipe = open_artifact((run / "model.onnx").read_bytes()).recipe
+    assert [step["do"] for step in with_recipe["steps"]][-1] == "quantize"
+
+
 def test_an_impossible_budget(inside, few, recipe, tmp_path) -> None:
     run = tmp_path / "run"
     start = ("compress", "--data", str(few), "--recipe", str(recipe), "--out", str(run))
@@ -170,8 +221,11 @@ def test_an_impossible_budget(inside, few, recipe, tmp_path) -> None:
         (("--max-mac", "0"), "--max-mac must be above 0, not 0"),
         (("--max-size", "5 pounds"), "is not a size"),
         (("--max-mac", "10MB"), "is not a count"),
-        (("--controls",), "--controls needs a budget to search for: --max-size, --max-latency or --max-mac"),
-        (("--trial-epochs", "2", "--max-drop", "1"), "--trial-epochs needs a budget"),
+        (
+            ("--controls",),
+            "--controls needs a budget to search for: --max-size, --max-latency, --max-mac or --max-drop",
+        ),
+        (("--trial-epochs", "2"), "--trial-epochs needs a budget"),
         (("--max-size", "9KB", "--bits", "4"), "--bits does not go with a search"),
         (("--max-size", "9KB", "--passes", "2"), "--passes does not go with a search"),
         (("--max-size", "9KB", "--ratio", "0.5", "--pareto"), "--pareto needs a budget to search for"),

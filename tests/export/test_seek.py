@@ -212,5 +212,8 @@ def test_the_loss_of_a_plan_is_that_of_its_knobs(dense: Checkpoint, tmp_path: Pa
 def test_another_search_in_the_same_folder_is_refused(dense: Checkpoint, tmp_path: Path) -> None:
     seeker(dense, tmp_path, replace(GOAL, max_size=10**6))
     seeker(dense, tmp_path, replace(GOAL, max_size=10**6, max_drop=1.0, controls=True))  # decides nothing
+    seeker(dense, tmp_path / "drop", replace(GOAL, max_drop=1.0))
+    with pytest.raises(InputError, match="holds another search"):
+        seeker(dense, tmp_path / "drop", replace(GOAL, max_drop=2.0))  # decides everything
     with pytest.raises(InputError, match="holds another search"):
         seeker(dense, tmp_path, replace(GOAL, max_size=10**5))

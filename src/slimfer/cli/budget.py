@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from slimfer.export.parity import Check
 
 
-_TOLD = "The first three make it search what loses least within them, unless --ratio or --steps is given."
+_TOLD = (
+    "The first three make it search what loses least within them, --max-drop alone what is smallest; "
+    "with --ratio or --steps they are only checked."
+)
 
 
 @Parameter(name="*", group=Group("Budget", help=_TOLD, sort_key=40))

@@ -77,6 +77,7 @@ def compress(
 
     With --max-size, --max-latency or --max-mac, and neither --ratio nor --steps, it searches instead: how many channels
     each part of the network keeps, and how many bits each layer's weights get, so that least is lost within the budget.
+    With --max-drop alone it searches the smallest file that loses no more.
 
     Ends in RUN/model.onnx, RUN/results.json and RUN/report.html; exit code 3 if a verification failed or a budget was
     not met.
@@ -177,12 +178,14 @@ def _compress(
         if isinstance(sought, Answer):
             return sought
         found, recipe = sought, sought.recipe
-    planned = recipe.plan(trained=not isinstance(start, NetSpec))
+    trained = not isinstance(start, NetSpec)
+    planned = recipe.plan(trained=trained)
     tables = tables_of(recipe, planned)
     if found is None:
         run.write_recipe(tables)
     else:
         write_text(run.path / "found.toml", to_toml(tables))
+        found.adopt(run.path / "stages")
         start, planned = found.start, planned[len(found.before) :]
     with showing(common) as show:
         stages = run_steps(
@@ -193,8 +196,13 @@ def _compress(
             device=device,
             watch=lambda name: Watch(show, run, name),
         )
-    if found is not None and found.before:
-        stages[:1] = found.before
+    if found is not None:
+        found, stages = found.shortened(stages)
+        recipe = found.recipe
+        tables = tables_of(recipe, recipe.plan(trained=trained))
+        write_text(run.path / "found.toml", to_toml(tables))
+        if found.before:
+            stages[:1] = found.before
     last, spec = stages[-1].checkpoint, stages[-1].checkpoint.spec
     last.save(run.path / "weights" / "best.safetensors")
     parts, checks = deliver(stages, dataset["validation"], run.path, recipe=tables, pictures=pictures, note=tell)

@@ -1,5 +1,6 @@
 """The part of `slimfer compress` that looks for the best network within a budget, and shows every trial as it ends."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from slimfer.cli.record import describe_data, document
 from slimfer.compress.goal import SearchConfig
 from slimfer.compress.plan import PlannedStep
 from slimfer.errors import InputError, VerificationError
-from slimfer.files import write_text
+from slimfer.files import atomic_folder, write_text
 from slimfer.recipes import Recipe
 from slimfer.report.trials import cells, line, trial_table
 from slimfer.runs import RunFolder
@@ -28,15 +29,17 @@ if TYPE_CHECKING:
     from slimfer.train.checkpoint import Checkpoint
 
 _GOAL = SearchConfig()
+BUDGETS = "--max-size, --max-latency, --max-mac or --max-drop"
 
 
 @Parameter(name="*", group=Group("Search", sort_key=45))
 @dataclass(frozen=True)
 class SearchFlags:
-    """How a network within --max-size, --max-latency or --max-mac is searched.
+    """How a network within a budget is searched.
 
     Attributes:
-        trials: plans that are trained for a short while and compared.
+        trials: plans that are trained for a short while and compared; with --max-drop alone, sizes trained in full
+            between the last that loses little enough and the first that loses too much.
         trial_epochs: epochs of each training in a trial; the best one is then trained as [finetune] and [qat] say.
         cut_loss: share of a cut's loss that is left after fine-tuning; smaller cuts more and rounds less.
         pareto: also train the best networks of 1, 1/2, 1/4, ... of the 8-bit size: RUN/pareto, a table and a chart.
@@ -62,7 +65,7 @@ class SearchFlags:
         """
         given = [name.replace("_", "-") for name, value in vars(self).items() if value]
         if given:
-            raise InputError(f"--{given[0]} needs a budget to search for: --max-size, --max-latency or --max-mac")
+            raise InputError(f"--{given[0]} needs a budget to search for: {BUDGETS}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Found:
         before: the stages until then, if the dense network was trained here.
         plan: widths and bits.
         seeker: the search.
+        trained: folder with the last part of the chain, if the search has trained it in full.
     """
 
     recipe: Recipe
@@ -82,6 +86,20 @@ class Found:
     before: "tuple[Stage, ...]"
     plan: "Plan"
     seeker: "Seeker"
+    trained: Path | None = None
+
+    def adopt(self, folder: Path) -> None:
+        """Make what the search has trained in full the stages of the run, unless they are there already."""
+        if self.trained is None or folder.exists():
+            return
+        with atomic_folder(folder) as temporary:
+            shutil.copytree(self.trained, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model.onnx"))
+
+    def shortened(self, stages: "Sequence[Stage]") -> "tuple[Found, list[Stage]]":
+        """Return it and its stages without a last training as integers that lost accuracy."""
+        kept = self.seeker.without_loss(stages)
+        steps = self.recipe.steps[: len(self.recipe.steps) - len(stages) + len(kept)]
+        return replace(self, recipe=replace(self.recipe, steps=steps)), kept
 
     def beside(self, run: RunFolder, parts: Mapping[str, Any]) -> dict[str, Any]:
         """Train the front and the controls that were asked for; return the search's own parts of results.json.
@@ -154,6 +172,7 @@ def seek(
         What was found, or the answer that nothing fits.
     """
     from slimfer.compress.pipeline import run_steps
+    from slimfer.export.least import smallest
     from slimfer.export.seek import Seeker, Tools
     from slimfer.model.spec import NetSpec
 
@@ -198,12 +217,17 @@ def seek(
 
         tools = Tools(dataset, folder, resolve, device, lambda name: Watch(show, run, name), show_row, count)
         seeker = Seeker(start, recipe.chain(), recipe.search, tools)
+        trained: Path | None = None
         try:
-            plan = seeker.run()
+            if recipe.search.bounded:
+                plan = seeker.run()
+            else:
+                least = smallest(seeker)
+                plan, trained = least.plan, folder / least.name
         except VerificationError as failure:
             return _nothing(run, recipe, seeker, dataset, failure)
     found = replace(recipe, steps=(*first, *seeker.steps(plan)), search=_GOAL)
-    return Found(found, start, before, plan, seeker)
+    return Found(found, start, before, plan, seeker, trained)
 
 
 def _write_front(folder: Path, points: Sequence[Mapping[str, Any]], control: Mapping[str, Any]) -> None:

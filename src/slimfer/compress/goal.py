@@ -51,14 +51,16 @@ class SearchConfig:
         max_size: bytes of the file; 0 = no limit.
         max_latency: milliseconds for one picture on one thread, median; 0 = no limit.
         max_mac: multiply-adds for one picture; 0 = no limit.
-        max_drop: percentage points of accuracy that may be lost against the dense network; 100 = no limit.
+        max_drop: percentage points of accuracy that may be lost against the dense network; 100 = no limit. Without
+            another limit the smallest file that loses no more is searched.
         bits: that the weights of a layer may have; the first and the last layer keep those of [quantize] `ends`.
         ratios: shares of its channels that each group loses in the measurement of what cuts cost.
         images: validation pictures that measurement reads; 0 = all.
         calibration: training pictures for it.
         cut_loss: share of the loss of a cut that is left after fine-tuning, against that of rounding; above 0.
         trials: plans that are fine-tuned and compared, at most: the first as `cut_loss` says, the next with 4 times and
-            with a quarter of it (bits first, cuts first), and so on.
+            with a quarter of it (bits first, cuts first), and so on. With `max_drop` alone: sizes between the last that
+            lost no more and the first that lost too much.
         trial_epochs: of fine-tuning, and of training with integers, in each trial.
         margin: share of a limit that plans leave free, because the last bytes are known only after training.
         rounds: turns of a file when it is timed.
@@ -104,7 +106,12 @@ class SearchConfig:
 
     @property
     def wanted(self) -> bool:
-        """Return whether there is a limit to search for; `max_drop` alone says nothing about what should shrink."""
+        """Return whether there is a limit to search for."""
+        return self.bounded or self.max_drop != NO_DROP
+
+    @property
+    def bounded(self) -> bool:
+        """Return whether costs are limited; otherwise it is the size that is searched."""
         return bool(self.max_size or self.max_latency or self.max_mac)
 
     def weighings(self) -> tuple[float, ...]:

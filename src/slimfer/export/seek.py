@@ -43,7 +43,7 @@ Steps = tuple[dict[str, Any], ...]
 # The `[[steps]]` of a recipe -> the planned chain, and the tables that stand in its file.
 Resolve = Callable[[Steps], tuple[tuple[PlannedStep, ...], dict[str, Any]]]
 
-BESIDE = ("max_drop", "pareto", "controls")  # settings that decide nothing about what is found
+BESIDE = ("pareto", "controls")  # settings that decide nothing about what is found
 # Nats for each halving of a width or of bits, over what was measured: where a sample sees no loss, or by chance a gain,
 # what saves more still goes first, and nothing goes without need.
 PRIOR = 1e-3
@@ -287,7 +287,7 @@ class Seeker:
         return None
 
     def attempt(self, name: str, steps: Steps, *, start: NetSpec | None = None) -> Measured:
-        """Run a chain in a folder of its own and measure its file, `model.onnx` there, the best of integers."""
+        """Run a chain in a folder of its own and measure its file, `model.onnx` there, the better one of integers."""
         folder = self.tools.folder / name
         planned, tables = self.tools.resolve(steps)
 
@@ -300,14 +300,28 @@ class Seeker:
                 device=self.tools.device,
                 watch=lambda step: self.tools.watch(f"{name} {step}"),
             )
-            # A short training with integers may lose more than it gains.
-            ends = [stage.checkpoint for stage in stages if stage.kind in ("quantize", "qat")]
-            files = [(end, *write_file(end, self.tools.dataset["validation"], tables)) for end in ends]
-            last, model, accuracy = max(files, key=lambda file: file[2])
+            last, model, accuracy = self._better(stages, tables)
             atomic_write(folder / "model.onnx", model)
-            return asdict(measure(model, last, rounds=self.goal.rounds, accuracy=accuracy))
+            return asdict(measure(model, last.checkpoint, rounds=self.goal.rounds, accuracy=accuracy))
 
         return Measured(**self._once(f"attempt {name} {_digest([step.settings() for step in planned])}", now))
+
+    def without_loss(self, stages: Sequence[Stage]) -> list[Stage]:
+        """Return a chain that ends in integers without its training as integers, if that lost accuracy."""
+        better = self._better(stages, {})[0].name
+        if better == stages[-1].name:
+            return list(stages)
+        self.table.skip(stages[-1].name, f"dropped: reads worse than {better} before it")
+        return list(stages[:-1])
+
+    def _better(self, stages: Sequence[Stage], tables: dict[str, Any]) -> tuple[Stage, bytes, float]:
+        """Return the stage of integers that reads best, of equals the first, its file, and its accuracy.
+
+        Training as integers, above all a short one, may lose more than it gains.
+        """
+        ends = [stage for stage in stages if stage.kind in ("quantize", "qat")]
+        files = [(end, *write_file(end.checkpoint, self.tools.dataset["validation"], tables)) for end in ends]
+        return max(files, key=lambda file: file[2])
 
     def describe(self, plan: Plan) -> str:
         """Return a plan in words: the share of channels that stays, and the mean bits of a weight."""
@@ -338,7 +352,9 @@ class Seeker:
 
     def _claim(self) -> None:
         """Write what is searched, or check that the folder holds the same search."""
-        settings = {name: value for name, value in asdict(self.goal).items() if name not in BESIDE}
+        # What may be lost decides nothing about the best network within other limits.
+        beside = (*BESIDE, "max_drop") if self.goal.bounded else BESIDE
+        settings = {name: value for name, value in asdict(self.goal).items() if name not in beside}
         own = {"limits": asdict(self.config.slim.limits), "ends": self.config.quantize.ends}
         seed = self.config.train.seed
         identity = json.loads(json.dumps({"start": self.dense.digest(), "search": settings, "seed": seed, **own}))

@@ -19,12 +19,13 @@ COSTS: Mapping[str, Callable[[float], str]] = {
     "macs": lambda number: f"{number / 1e6:.3g} M multiply-adds",
 }
 OTHERS = {"front": "point of the front", "control": "control"}  # verdicts on what the budget is not for
+TRAINED = ("size", "final")  # in full, so that what they lose counts
 
 
 class Trials:
     """Rows in the order in which files were tried: the `trials` of results.json.
 
-    A row has `name`, `kind` (dense, smallest, trial, final, front, control), `step` (what was done), `parameter`,
+    A row has `name`, `kind` (dense, smallest, trial, size, final, front, control), `step` (what was done), `parameter`,
     `bytes`, `ms`, `macs`, `params`, `accuracy` (0-1), `drop` (points against the dense network), `kept` and `why`.
     """
 
@@ -37,7 +38,7 @@ class Trials:
             bounds: bytes, milliseconds, multiply-adds; infinity where there is no limit.
             accuracy: of the dense network, 0-1.
             tell: is given each row as soon as it is known.
-            max_drop: points that the final network may lose; trials are too short to be held to it.
+            max_drop: points that networks trained in full may lose; trials are too short to be held to it.
         """
         self.rows: list[Row] = []
         self._bounds, self._accuracy, self._tell = tuple(bounds), accuracy, tell
@@ -48,7 +49,7 @@ class Trials:
         row = {"name": name, "kind": kind, "step": step, "parameter": parameter, **asdict(measured), "kept": kept}
         row["drop"] = None if measured.accuracy is None else 100 * (self._accuracy - measured.accuracy)
         over = self.exceeded(measured)
-        if kind == "final" and row["drop"] is not None and row["drop"] > self._max_drop:
+        if kind in TRAINED and row["drop"] is not None and row["drop"] > self._max_drop:
             over.append(f"{row['drop']:.2f} points of {self._max_drop:g}")
         verdict = f"over the budget: {', '.join(over)}" if over else "within the budget"
         return self._note(row, OTHERS.get(kind, verdict))
