@@ -13,7 +13,7 @@ from slimfer.files import write_text
 from slimfer.metrics import Labels
 from slimfer.mistakes import paired_change
 from slimfer.report.errors import change_table, change_told, paired_cells, paired_told
-from slimfer.report.numbers import MISSING, count, milliseconds, percent, signed, size, times, whole
+from slimfer.report.numbers import MISSING, compared, count, milliseconds, percent, signed, size, times, whole
 from slimfer.report.plots import differences, stage_accuracy, stage_bytes, trade_offs
 from slimfer.report.results import Results, Stage, load_results, speed_ratio
 from slimfer.report.tables import Table, describe_machine, stage_table, summary
@@ -151,7 +151,7 @@ def _told(first: Run, other: Run, paired: Mapping[str, Any] | None) -> str:
     parts = []
     if old.bytes and new.bytes:
         ratio = old.bytes / new.bytes
-        said = f"{times(ratio)} smaller" if ratio >= 1 else f"{times(1 / ratio)} larger"
+        said = compared(ratio, "smaller", "larger")
         parts.append(f"{said} ({size(old.bytes)} → {size(new.bytes)})" if old.bytes != new.bytes else "of equal size")
     if old.accuracy is not None and new.accuracy is not None:
         scores = f"({percent(old.accuracy)} → {percent(new.accuracy)} %"

@@ -9,11 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from slimfer.report.numbers import milliseconds
-from slimfer.report.plots import INK, WIDTH, svg
+from slimfer.report.plots import INK, SERIES, WIDTH, svg
+from slimfer.report.results import Results
 
 COLUMNS = ("series", "label", "file", "bytes", "ms", "accuracy")
-# Of the series in the order in which they come: shape as well as place tells them apart.
-MARKS = ("o", "s", "^", "D")
 
 
 def front_csv(points: Sequence[Mapping[str, Any]]) -> str:
@@ -27,15 +26,24 @@ def front_csv(points: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def front_charts(results: Results) -> dict[str, str]:
+    """Return accuracy against time by its file name without ending; none if no point was timed."""
+    timed = [point for point in results.trade_offs if point.get("ms")]
+    if not timed or results.first.accuracy is None:
+        return {}
+    return {"front_latency": front_latency(timed, results.first.accuracy)}
+
+
 def front_latency(points: Sequence[Mapping[str, Any]], control: float) -> str:
     """Draw accuracy over the time for one picture (logarithmic); the dotted line is the dense network's accuracy."""
     series = list(dict.fromkeys(point["series"] for point in points))
 
     def draw(axes: Axes) -> None:
-        for name, mark in zip(series, MARKS * len(series), strict=False):
+        for index, name in enumerate(series):
+            colour, mark, dash = SERIES[index % len(SERIES)]
             own = sorted((one for one in points if one["series"] == name), key=lambda one: one["ms"])
             times, values = [one["ms"] for one in own], [100 * one["accuracies"][0] for one in own]
-            axes.plot(times, values, marker=mark, linestyle="none" if len(own) == 1 else "-", label=name)
+            axes.plot(times, values, mark + dash, color=colour, markersize=5, label=name)
         axes.axhline(100 * control, color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
         axes.set(xscale="log", xlabel="ms for one picture, one thread (dotted: dense)", ylabel="accuracy, %")
         times = [one["ms"] for one in points]

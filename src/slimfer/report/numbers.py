@@ -36,6 +36,11 @@ def times(ratio: float | None) -> str:
     return MISSING if ratio is None else f"{_significant(ratio)}×"
 
 
+def compared(ratio: float, more: str, less: str) -> str:
+    """Return a ratio with the word that it deserves: `2.50× faster`, or for 0.4 `2.50× slower`."""
+    return f"{times(ratio)} {more}" if ratio >= 1 else f"{times(1 / ratio)} {less}"
+
+
 def signed(points: float) -> str:
     """Return a change with its sign and a true minus; what rounds to nothing has none."""
     text = f"{points:+.2f}"

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from slimfer.files import write_text
+from slimfer.report.again import commands, lineage, lineage_table
 from slimfer.report.analysis import analysis_charts, analysis_content
 from slimfer.report.errors import errors
-from slimfer.report.numbers import MISSING, milliseconds, percent, signed, size, times, whole
+from slimfer.report.front import front_charts
+from slimfer.report.numbers import MISSING, compared, milliseconds, percent, signed, size, times, whole
 from slimfer.report.plots import chart_name, charts
 from slimfer.report.results import Results, Stage, load_results, points_lost, size_ratio, speed_ratio
+from slimfer.report.speed import runtime_control, runtime_ratio, speed_table, speed_told
 from slimfer.report.tables import Table, pictures, stage_table, summary, trade_off_table
 from slimfer.report.template import fill
 from slimfer.report.thumbnails import Thumbnails, thumbnails
@@ -32,24 +35,38 @@ def write_report(run: Path | str, *, pictures: bool = True) -> Path:
     """
     run = Path(run)
     results = load_results(run / "results.json")
-    drawn = charts(results) | analysis_charts(results)
+    drawn = _drawn(results)
     for name, svg in drawn.items():
         write_text(run / "plots" / f"{name}.svg", svg)
     page = run / "report.html"
-    write_text(page, render(results, drawn, thumbnails(run, results, wanted=pictures)))
+    faces = thumbnails(run, results, wanted=pictures)
+    write_text(page, render(results, drawn, faces, lineage(run, results)))
     return page
 
 
-def render(results: Results, drawn: Mapping[str, str] | None = None, faces: Thumbnails | None = None) -> str:
+def render(
+    results: Results,
+    drawn: Mapping[str, str] | None = None,
+    faces: Thumbnails | None = None,
+    steps: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Return the page.
 
     Args:
         results: of the run.
         drawn: the charts, when they have been drawn already.
         faces: the pictures that it may show; None for none.
+        steps: the lineage of its network, for results that do not hold it themselves.
     """
-    drawn = charts(results) | analysis_charts(results) if drawn is None else drawn
-    return fill("page.html.j2", {**_content(results), **errors(results, faces or Thumbnails()), "charts": drawn})
+    drawn = _drawn(results) if drawn is None else drawn
+    content = {**_content(results), **errors(results, faces or Thumbnails()), "charts": drawn}
+    steps = steps or results.data.get("lineage") or ()
+    told = {"lineage": lineage_table(steps), "lineage_json": json.dumps(steps, indent=2, ensure_ascii=False)}
+    return fill("page.html.j2", content | told)
+
+
+def _drawn(results: Results) -> dict[str, str]:
+    return charts(results) | front_charts(results) | analysis_charts(results)
 
 
 def _content(results: Results) -> dict[str, Any]:
@@ -77,6 +94,8 @@ def _content(results: Results) -> dict[str, Any]:
             {
                 "chart": chart_name("confusion", stage.name),
                 "caption": f"{stage.title}: answers in % of the pictures of each class.",
+                "caption_table": f"{stage.title}: pictures of each class, and what they were read as",
+                "table": _confusion(stage, results.labels),
             }
             for stage in {stage.name: stage for stage in (*scored[:1], *scored[-1:])}.values()
         ],
@@ -84,10 +103,11 @@ def _content(results: Results) -> dict[str, Any]:
         "classes_title": "What changed in each class" if len(scored) > 1 else "Scores of each class",
         "classes_caption": _classes_caption(scored),
         "bins": _bins([stage for stage in results.stages if stage.reliability]),
-        "command": data.get("command", ""),
+        "speed": None if results.kind == "bench" else speed_table(results),
+        "speed_told": speed_told(results),
+        "commands": commands(results),
         "facts": _facts(data),
         "recipe": to_toml(data["recipe"]) if data.get("recipe") else "",
-        "lineage": json.dumps(data["lineage"], indent=2, ensure_ascii=False) if data.get("lineage") else "",
     }
 
 
@@ -105,10 +125,12 @@ def _figures(results: Results) -> list[Text]:
     figures = []
     if (ratio := size_ratio(results, last)) is not None and results.kind != "distill":
         note = f"{size(first.bytes)} → {size(last.bytes)}"
-        figures.append({"name": "smaller", "value": times(ratio), "note": note})
+        figures.append(_figure(ratio, "smaller", "larger", note))
     if (ratio := speed_ratio(results, last)) is not None:
         note = f"{milliseconds(first.median_ms)} → {milliseconds(last.median_ms)} ms per picture"
-        figures.append({"name": "faster", "value": times(ratio), "note": note})
+        if (inside := runtime_ratio(results, last)) is not None and runtime_control(results, last) is not first:
+            note += f"; {times(inside)} in the same runtime"
+        figures.append(_figure(ratio, "faster", "slower", note))
     if (lost := points_lost(results, last)) is not None:
         note = f"accuracy {percent(first.accuracy)} → {percent(last.accuracy)} %"
         figures.append({"name": "points of accuracy", "value": signed(-lost), "note": note})
@@ -117,6 +139,11 @@ def _figures(results: Results) -> list[Text]:
         note = "all passed" if passed == len(results.checks) else f"{len(results.checks) - passed} failed"
         figures.append({"name": "checks", "value": f"{passed} of {len(results.checks)}", "note": note})
     return figures
+
+
+def _figure(ratio: float, more: str, less: str, note: str) -> Text:
+    value, _, name = compared(ratio, more, less).partition(" ")
+    return {"name": name, "value": value, "note": note}
 
 
 def _stages_caption(results: Results) -> str:
@@ -193,6 +220,13 @@ def _curve(curve: Mapping[str, Any]) -> dict[str, Any]:
         "best": f"best {percent(best['val/accuracy'])} % in epoch {best['epoch']:g}.",
         "table": Table(header, cells, (True,) * len(header)),
     }
+
+
+def _confusion(stage: Stage, labels: Sequence[str]) -> Table:
+    """Return how many pictures of each class were read as which."""
+    rows = zip(labels, (stage.scores or {})["confusion"], strict=True)
+    cells = tuple((label, *map(whole, counts)) for label, counts in rows)
+    return Table(("label", *(f"read as {label}" for label in labels)), cells, (False, *(True,) * len(labels)))
 
 
 def _classes(scored: Sequence[Stage]) -> Table | None:

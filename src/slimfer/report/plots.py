@@ -27,6 +27,17 @@ INK = "#010203"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 BLUES = LinearSegmentedColormap.from_list("slimfer", ("#f7fafd", SKY, BLUE, "#003a5c"))
 
+
+def ink_on(share: float) -> str:
+    """Return black or white, whichever is read better on the colour that `BLUES` gives a share from 0 to 1.
+
+    One of them always has a contrast of at least 4.58 (relative luminance and contrast of WCAG 2.2).
+    """
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in BLUES(float(share))[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
+
+
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar in the name of a class is a dollar
@@ -130,7 +141,7 @@ def stage_accuracy(stages: Sequence[Stage]) -> str:
         axes.grid(axis="x")
         _name_rows(axes, [stage.title for stage in stages])
 
-    return svg("accuracy of each stage", _rows_size(len(stages)), draw)
+    return svg("accuracy of each stage", _rows_size(stages), draw)
 
 
 def stage_bytes(stages: Sequence[Stage]) -> str:
@@ -165,7 +176,7 @@ def _stage_bars(
         axes.grid(axis="x")
         _name_rows(axes, [stage.title for stage in stages])
 
-    return svg(title, _rows_size(len(stages)), draw)
+    return svg(title, _rows_size(stages), draw)
 
 
 def _short(number: str) -> str:
@@ -178,15 +189,21 @@ def _tick(name: str, longest: int = 18) -> str:
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
-def _rows_size(rows: int) -> tuple[float, float]:
-    return WIDTH, 0.8 + 0.55 * rows
+def _rows_size(stages: Sequence[Stage]) -> tuple[float, float]:
+    lines = max(_wrapped(stage.title).count("\n") + 1 for stage in stages)
+    return WIDTH, 0.8 + (0.4 + 0.16 * lines) * len(stages)
+
+
+def _wrapped(name: str) -> str:
+    """Return a stage's title in lines that fit the chart."""
+    return "\n".join(textwrap.wrap(name, 62))
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Write each row's name above it, inside the chart: beside it, long titles would take half of a phone's width."""
     for row, name in enumerate(names):
-        told = "\n".join(textwrap.wrap(name, 62))
-        text = axes.text(0.01, row - 0.2, told, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)
+        place = axes.get_yaxis_transform()
+        text = axes.text(0.01, row - 0.2, _wrapped(name), transform=place, va="bottom", fontsize=9)
         text.set_in_layout(False)  # a long name must not take width from the bars
     axes.set_yticks([])
     axes.set_ylim(len(names) - 0.6, -0.65)
@@ -240,7 +257,7 @@ def sweep_map(rows: Sequence[Mapping[str, float]], control: Stage) -> str:
         axes.pcolormesh(x, y, values, cmap=BLUES, vmin=low, vmax=high, edgecolors="white", linewidth=1)
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
-                colour = "#ffffff" if (value - low) / (high - low) > 0.45 else "#16202a"
+                colour = ink_on((value - low) / (high - low))
                 told = f"{value:.2f}\n{value - without:+.2f}".replace("-", "−")
                 axes.text(column, row, told, ha="center", va="center", color=colour, fontsize=9)
         axes.set_xticks(x, [f"{value:g}" for value in temperatures])
@@ -264,9 +281,9 @@ def layers(rows: Sequence[Mapping[str, Any]]) -> str:
         axes.barh(places, after, height=0.72, color=BLUE, label="kept")
         for place, old, new in zip(places, before, after, strict=True):
             told = f"{new}/{old} ({100 * new / old:.0f} %)"
-            axes.annotate(told, (old, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
-        axes.set(xlabel="channels", xlim=(0, max(before) * 1.32))
-        axes.set_yticks(places, [row["name"] for row in rows], fontsize=8)
+            axes.annotate(told, (old, place), (3, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.set(xlabel="channels", xlim=(0, max(before) * 1.4))
+        axes.set_yticks(places, [row["name"] for row in rows], fontsize=9)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
@@ -285,8 +302,8 @@ def confusion_matrix(stage: Stage, labels: Sequence[str]) -> str:
         axes.pcolormesh(places, places, shares, cmap=BLUES, vmin=0, vmax=1, edgecolors="white", linewidth=1)
         for row, column in np.ndindex(*shares.shape):
             value = shares[row, column]
-            colour = "#ffffff" if value > 0.45 else "#16202a"
-            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=colour, fontsize=9)
+            told = f"{100 * value:.0f}"
+            axes.text(column, row, told, ha="center", va="center", color=ink_on(value), fontsize=9)
         names = [_tick(label) for label in labels]
         axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(places, names)
@@ -342,13 +359,14 @@ def reliability(stages: Sequence[Stage]) -> str:
             axes.plot(100 * confidence, 100 * accuracy, color=colour, linewidth=1.2)
             area = 12 + 160 * count / count.sum()
             error = percent((stage.scores or {}).get("ece"))
-            label = f"{stage.title} (ECE {error} %)"
-            axes.scatter(100 * confidence, 100 * accuracy, area, color=colour, marker=mark, label=label, alpha=0.9)
+            label = textwrap.fill(f"{stage.title} (ECE {error} %)", 56)  # a long line would leave no room to the axes
+            axes.scatter(100 * confidence, 100 * accuracy, area, color=colour, marker=mark, alpha=0.9)
+            axes.scatter([], [], 36, color=colour, marker=mark, label=label)  # of a size that is seen in the legend
         axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(0, 102), ylim=(0, 102), aspect="equal")
         axes.grid()
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=9, markerscale=0.8)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=9)
 
-    return svg("reliability: accuracy against confidence", (WIDTH, 4.6), draw)
+    return svg("reliability: accuracy against confidence", (WIDTH, 4.9), draw)
 
 
 # --- from figure to text -------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Read results.json with care, and compare its stages with the first one, the control."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ def parse_results(data: Any, where: str = "results") -> Results:
     if kind == "analysis":
         _need(data["analysis"], ANALYSIS_REQUIRED, f"{where}: analysis")
     stages = [_stage(row, kind, f"{where}: stages[{i}]") for i, row in enumerate(data["stages"])]
-    return Results(kind, tuple(stages), data)
+    return Results(kind, _told_apart(stages), data)
 
 
 def _check_errors(data: Mapping[str, Any], where: str) -> None:
@@ -204,6 +204,15 @@ def _stage(row: Any, kind: str, where: str) -> Stage:
         _need(row["latency_ms"], ("median", "p95", "best"), f"{where}.latency_ms")
     known = {name: row[name] for name in Stage.__dataclass_fields__ if name in row}
     return Stage(**known)
+
+
+def _told_apart(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Return the stages with their names behind those titles that several have, as after fine-tuning twice."""
+    titles = [stage.title for stage in stages]
+    return tuple(
+        replace(stage, title=f"{stage.title} ({stage.name})") if titles.count(stage.title) > 1 else stage
+        for stage in stages
+    )
 
 
 def _need(value: Any, keys: Sequence[str], where: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slimfer.report.numbers import MISSING, count, milliseconds, percent, size, times, whole
+from slimfer.report.numbers import MISSING, compared, count, milliseconds, percent, size, times, whole
 from slimfer.report.results import Results, Stage, points_lost, size_ratio, speed_ratio
 
 
@@ -70,12 +70,11 @@ def _change(results: Results) -> str:
     first, last = results.first, results.last
     parts = []
     if first.bytes and last.bytes:
-        parts.append(f"from {size(first.bytes)} to {size(last.bytes)} ({times(size_ratio(results, last))} smaller)")
+        ratio = compared(first.bytes / last.bytes, "smaller", "larger")
+        parts.append(f"from {size(first.bytes)} to {size(last.bytes)} ({ratio})")
     if first.median_ms and last.median_ms:
-        parts.append(
-            f"from {milliseconds(first.median_ms)} to {milliseconds(last.median_ms)} ms per picture"
-            f" ({times(speed_ratio(results, last))} faster)"
-        )
+        ratio = compared(first.median_ms / last.median_ms, "faster", "slower")
+        parts.append(f"from {milliseconds(first.median_ms)} to {milliseconds(last.median_ms)} ms per picture ({ratio})")
     model = results.data.get("model", first.title)
     text = f"{model} went {' and '.join(parts)}" if parts else f"{model} has {len(results.stages)} stages"
     lost = points_lost(results, last)
@@ -134,6 +133,7 @@ def trade_off_table(results: Results) -> Table | None:
     if not results.trade_offs:
         return None
     control = results.first
+    timed = any(point.get("ms") for point in results.trade_offs)
     rows = []
     for point in results.trade_offs:
         seeds = [100 * accuracy for accuracy in point["accuracies"]]
@@ -148,10 +148,11 @@ def trade_off_table(results: Results) -> Table | None:
                 f"{mean:.2f}" + (f" ± {spread:.2f}" if len(seeds) > 1 else ""),
                 MISSING if lost is None else f"{lost:.2f}",
                 str(len(seeds)),
+                *([milliseconds(point.get("ms"))] if timed else []),
             )
         )
-    header = ("way", "point", "size", "smaller", "accuracy %", "points lost", "seeds")
-    return Table(header, tuple(rows), (False, False, *(True,) * 5))
+    header = ("way", "point", "size", "smaller", "accuracy %", "points lost", "seeds", *(["ms"] if timed else []))
+    return Table(header, tuple(rows), (False, False, *(True,) * (len(header) - 2)))
 
 
 def describe_machine(machine: Mapping[str, Any]) -> str:
