@@ -40,6 +40,8 @@ class SearchFlags:
     Attributes:
         trials: plans that are trained for a short while and compared; with --max-drop alone, sizes trained in full
             between the last that loses little enough and the first that loses too much.
+        samples: networks that are really cut and rounded, untrained, to find what single parts do not tell, for one
+            more trial and for --pareto; 0 = none. Needs Optuna: pip install 'slimfer[search]'.
         trial_epochs: epochs of each training in a trial; the best one is then trained as [finetune] and [qat] say.
         cut_loss: share of a cut's loss that is left after fine-tuning; smaller cuts more and rounds less.
         pareto: also train the best networks of 1, 1/2, 1/4, ... of the 8-bit size: RUN/pareto, a table and a chart.
@@ -47,15 +49,28 @@ class SearchFlags:
     """
 
     trials: Annotated[int | None, default_of(_GOAL, "trials")] = None
+    samples: Annotated[int | None, default_of(_GOAL, "samples")] = None
     trial_epochs: Annotated[int | None, default_of(_GOAL, "trial_epochs")] = None
     cut_loss: Annotated[float | None, default_of(_GOAL, "cut_loss")] = None
     pareto: bool = False
     controls: bool = False
 
     def over(self, goal: SearchConfig) -> SearchConfig:
-        """Return the search with the flags that were given over its settings."""
+        """Return the search with the flags that were given over its settings.
+
+        Raises:
+            InputError: if samples are wanted without a limit of cost, or without Optuna.
+        """
+        from slimfer.compress.study import load
+
         extras = {name: True for name in ("pareto", "controls") if getattr(self, name)}
-        return override(goal, trials=self.trials, trial_epochs=self.trial_epochs, cut_loss=self.cut_loss, **extras)
+        numbers = {name: getattr(self, name) for name in ("trials", "samples", "trial_epochs", "cut_loss")}
+        asked = override(goal, **numbers, **extras)
+        if asked.samples and not asked.bounded:
+            raise InputError("samples need a limit of cost: --max-size, --max-latency or --max-mac")
+        if asked.samples:
+            load()
+        return asked
 
     def refuse_without_budget(self) -> None:
         """Refuse flags that only a search reads.
@@ -108,8 +123,9 @@ class Found:
             run: the run.
             parts: of results.json, as `deliver` returns them.
         """
-        from slimfer.export.beside import controls, front, point
+        from slimfer.export.beside import controls, front, point, sizes
         from slimfer.export.probe import Measured
+        from slimfer.export.sample import Sampled
 
         goal, seeker, last = self.seeker.goal, self.seeker, parts["stages"][-1]
         final = Measured(
@@ -123,7 +139,8 @@ class Found:
         seeker.table.add("final", "final", seeker.describe(self.plan), final, kept=True, cut_loss=cut_loss)
         points = [point("searched", seeker.describe(self.plan), final)]
         if goal.pareto:
-            points += front(seeker, cut_loss, run.path / "pareto")
+            propose = Sampled(seeker, sizes(seeker)[1:]) if goal.samples else seeker.propose
+            points += front(seeker, cut_loss, run.path / "pareto", propose)
         if goal.controls:
             points += controls(seeker, self.plan, final)
         if goal.pareto:
@@ -173,6 +190,7 @@ def seek(
     """
     from slimfer.compress.pipeline import run_steps
     from slimfer.export.least import smallest
+    from slimfer.export.sample import Sampled
     from slimfer.export.seek import Seeker, Tools
     from slimfer.model.spec import NetSpec
 
@@ -206,21 +224,29 @@ def seek(
                 show.epoch(text)
             table_begun = True
 
-        pace: list[Pace] = []
+        def counter(title: str, what: str) -> Callable[[int, int], None]:
+            """Return what shows how many things of one kind are done; counting may begin anew."""
+            pace: list[Pace] = []
 
-        def count(done: int, total: int) -> None:
-            if not pace:
-                tell("measuring what each part of the network loses when it is cut or rounded")
-                pace.append(Pace(show, total, "trials of single parts", done=done))
-            elif pace[0].done < done:
-                pace[0].step()
+            def count(done: int, total: int) -> None:
+                if not pace or done < pace[0].done:
+                    tell(title)
+                    pace[:] = [Pace(show, total, what, done=done)]
+                elif pace[0].done < done:
+                    pace[0].step()
 
-        tools = Tools(dataset, folder, resolve, device, lambda name: Watch(show, run, name), show_row, count)
+            return count
+
+        parts = counter(
+            "measuring what each part of the network loses when it is cut or rounded", "trials of single parts"
+        )
+        sampled = counter("cutting and rounding many parts at once, to find what single ones do not tell", "samples")
+        tools = Tools(dataset, folder, resolve, device, lambda name: Watch(show, run, name), show_row, parts, sampled)
         seeker = Seeker(start, recipe.chain(), recipe.search, tools)
         trained: Path | None = None
         try:
             if recipe.search.bounded:
-                plan = seeker.run()
+                plan = seeker.run({"sampled": Sampled(seeker, [seeker.bounds])} if recipe.search.samples else {})
             else:
                 least = smallest(seeker)
                 plan, trained = least.plan, folder / least.name

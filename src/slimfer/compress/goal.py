@@ -61,6 +61,8 @@ class SearchConfig:
         trials: plans that are fine-tuned and compared, at most: the first as `cut_loss` says, the next with 4 times and
             with a quarter of it (bits first, cuts first), and so on. With `max_drop` alone: sizes between the last that
             lost no more and the first that lost too much.
+        samples: networks that are really cut and rounded, but not trained, in a study that looks for what the losses of
+            single parts cannot tell; its best plan is one more trial. 0 = no study.
         trial_epochs: of fine-tuning, and of training with integers, in each trial.
         margin: share of a limit that plans leave free, because the last bytes are known only after training.
         rounds: turns of a file when it is timed.
@@ -78,6 +80,7 @@ class SearchConfig:
     calibration: int = 512
     cut_loss: float = 0.25
     trials: int = 3
+    samples: int = 0
     trial_epochs: int = 1
     margin: float = 0.01
     rounds: int = 20
@@ -93,6 +96,7 @@ class SearchConfig:
             ("max_drop", -100, 100),
             ("cut_loss", 1e-3, 1e3),
             ("trials", 1, 9),
+            ("samples", 0, 100_000),
             ("trial_epochs", 1, 10_000),
             ("margin", 0, 0.5),
             ("rounds", 1, 1000),

@@ -111,8 +111,34 @@ def search(knobs: Sequence[Knob], costs: CostModel, limits: Sequence[float] | Co
     return None if best is None else plan_of(knobs, best[1])
 
 
-def descend(knobs: Sequence[Knob], costs: CostModel, kinds: Sequence[int]) -> Iterator[Levels]:
-    """Yield the states from the untouched network to the smallest, each one turn of one knob from the one before.
+def within(
+    knobs: Sequence[Knob], costs: CostModel, limits: Sequence[float] | Costs, state: Sequence[int] | Levels
+) -> tuple[int, ...] | None:
+    """Return a state near `state` that is within the limits and uses them; None if there is none below it.
+
+    Knobs are turned further until it fits, then back, one at a time and always where most is predicted to be won, as
+    long as it still fits.
+
+    Args:
+        knobs: what can be turned.
+        costs: what the network costs.
+        limits: of each kind of cost; infinity where there is none.
+        state: levels (knobs,) to begin with.
+    """
+    bounds, start = np.asarray(limits, dtype=np.float64), np.asarray(state, dtype=np.int64)
+    over = np.flatnonzero(costs(start[None])[0] > bounds).tolist()
+    found = next((low for low in descend(knobs, costs, over, start) if _fits(costs(low[None]), bounds)[0]), None)
+    if found is None:
+        return None
+    while len(tried := _turned(knobs, found, back=True)) and len(tried := tried[_fits(costs(tried), bounds)]):
+        found = tried[int(np.argmin(_losses(knobs, tried)))]
+    return tuple(int(level) for level in found)
+
+
+def descend(
+    knobs: Sequence[Knob], costs: CostModel, kinds: Sequence[int], start: Levels | None = None
+) -> Iterator[Levels]:
+    """Yield the states from `start` to the smallest network, each one turn of one knob from the one before.
 
     Of equal turns the one that saves more comes first, then the one of the earlier knob.
 
@@ -120,8 +146,9 @@ def descend(knobs: Sequence[Knob], costs: CostModel, kinds: Sequence[int]) -> It
         knobs: what can be turned.
         costs: what the network costs.
         kinds: which costs count.
+        start: the first state; the untouched network by default.
     """
-    state = np.zeros(len(knobs), dtype=np.int64)
+    state = np.zeros(len(knobs), dtype=np.int64) if start is None else start
     yield state
     while len(tried := _turned(knobs, state, back=False)):
         before, after = costs(state[None])[:, list(kinds)], costs(tried)[:, list(kinds)]

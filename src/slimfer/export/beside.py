@@ -9,29 +9,35 @@ import numpy as np
 from slimfer.compress.cut import cut_groups
 from slimfer.compress.goal import CutConfig
 from slimfer.compress.search import Plan
+from slimfer.export.estimate import Values
 from slimfer.export.probe import Measured
-from slimfer.export.seek import Seeker
+from slimfer.export.seek import Propose, Seeker
 from slimfer.files import atomic_write
 
 POINTS = 6  # of the front, at most: sizes of 1, 1/2, 1/4, ... of the whole network with 8 bits
 Point = dict[str, Any]
 
 
-def front(seeker: Seeker, cut_loss: float, folder: Path) -> Iterator[Point]:
+def sizes(seeker: Seeker) -> list[Values]:
+    """Return the limits of the points of a front."""
+    whole = seeker.probe(seeker.whole()).bytes
+    return [np.array([whole * 2.0**-number, np.inf, np.inf]) for number in range(POINTS)]
+
+
+def front(seeker: Seeker, cut_loss: float, folder: Path, propose: Propose) -> Iterator[Point]:
     """Train the best networks for several sizes; the file of each becomes `folder/BYTES.onnx`.
 
     Args:
         seeker: after its `run`.
         cut_loss: how much the losses of cuts count; that of the best trial.
         folder: for the files.
+        propose: gives the plan for a size; `seeker.propose`, or a study of `sizes`.
 
     Yields:
         A point of results.json's `trade_offs` for each.
     """
-    whole = seeker.probe(seeker.whole()).bytes
-    for number in range(POINTS):
-        limit = whole * 2.0**-number
-        plan = seeker.whole() if number == 0 else seeker.propose(cut_loss, [limit, np.inf, np.inf])
+    for number, limits in enumerate(sizes(seeker)):
+        plan = seeker.whole() if number == 0 else propose(cut_loss, limits)
         if plan is None:
             return
         name = f"front-{number + 1}"

@@ -11,7 +11,7 @@ same end. Without a limit of time, two searches with one seed choose the same pl
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from math import log2
@@ -42,6 +42,8 @@ from slimfer.train.loop import Watcher
 Steps = tuple[dict[str, Any], ...]
 # The `[[steps]]` of a recipe -> the planned chain, and the tables that stand in its file.
 Resolve = Callable[[Steps], tuple[tuple[PlannedStep, ...], dict[str, Any]]]
+# How much the losses of cuts count, and limits (bytes, ms, multiply-adds) -> a plan whose file is within them.
+Propose = Callable[[float, Values], Plan | None]
 
 BESIDE = ("pareto", "controls")  # settings that decide nothing about what is found
 # Nats for each halving of a width or of bits, over what was measured: where a sample sees no loss, or by chance a gain,
@@ -63,6 +65,7 @@ class Tools:
         watch: gives the watcher of a training, by name.
         tell: is given each row of the table of trials as soon as it is known.
         count: is told how many of the layer-wise trials are done, and of how many.
+        sampled: is told the same of the samples of a study (`slimfer.export.sample`).
     """
 
     dataset: Dataset
@@ -72,6 +75,7 @@ class Tools:
     watch: Callable[[str], Watcher | None] = lambda name: None
     tell: Callable[[Row], None] = lambda row: None
     count: Callable[[int, int], None] = lambda done, total: None
+    sampled: Callable[[int, int], None] = lambda done, total: None
 
 
 class Seeker:
@@ -80,6 +84,8 @@ class Seeker:
     Attributes:
         table: of trials.
         sizes: channels of each group of the dense network; after `prepare`.
+        calibration: the training pictures of the layer-wise trials; after `prepare`.
+        sample: the validation pictures that they are judged on; after `prepare`.
     """
 
     def __init__(self, dense: Checkpoint, config: CompressConfig, goal: SearchConfig, tools: Tools) -> None:
@@ -102,7 +108,7 @@ class Seeker:
         )
         self._claim()
         self._ledger: dict[str, Any] = self._read("ledger.json", {})
-        accuracy = self._once("accuracy", lambda: write_file(dense, tools.dataset["validation"], {})[1])
+        accuracy = self.once("accuracy", lambda: write_file(dense, tools.dataset["validation"], {})[1])
         self.table = Trials(self.bounds, accuracy, tools.tell, max_drop=goal.max_drop)
         self._fitting: dict[str, Plan] = {}  # plans of trials within the limits, by name
 
@@ -114,13 +120,8 @@ class Seeker:
         chosen = stratified(dataset["validation"].labels, goal.images or len(dataset["validation"]), seed)
         drawn = np.random.default_rng(seed).permutation(len(dataset["train"]))[: goal.calibration]
         settings = AnalyzeConfig(ratios=goal.ratios, bits=goal.bits, images=goal.images, calibration=goal.calibration)
-        tried = Sensitivity(
-            self.dense,
-            dataset["train"].take(np.sort(drawn)),
-            dataset["validation"].take(chosen),
-            settings,
-            device=self.tools.device,
-        )
+        self.calibration, self.sample = dataset["train"].take(np.sort(drawn)), dataset["validation"].take(chosen)
+        tried = Sensitivity(self.dense, self.calibration, self.sample, settings, device=self.tools.device)
         done: list[Row] = self._read("sensitivity.json", [])
         known = [Trial(row["kind"], row["name"], row["value"]) for row in done]
         self.tools.count(len(done), len(tried.trials))
@@ -185,11 +186,10 @@ class Seeker:
             bounds: bytes, milliseconds, multiply-adds; those of the goal by default.
         """
         limits = self.bounds if bounds is None else np.asarray(bounds, dtype=np.float64)
-        accepted_limits = limits * (1 - self.goal.margin / 2)
         whole = self.whole()  # which the model may be wrong about: its file says nothing of cuts and trainings
-        if (_costs(self.probe(whole)) <= accepted_limits).all():
+        if self.fits(whole, limits):
             return whole
-        costs = replace(self._estimate, knobs=self.knobs(cut_loss))
+        costs = self.costs(cut_loss)
         accepted: list[Plan] = []
         seen: list[Plan] = []
         for _ in range(CORRECTIONS):
@@ -199,14 +199,26 @@ class Seeker:
             if plan in seen:
                 break
             seen.append(plan)
-            true, model = _costs(self.probe(plan)), costs.of_plan(plan)
-            if (true <= accepted_limits).all():
+            true, model = self.needs(plan), costs.of_plan(plan)
+            if self.fits(plan, limits):
                 accepted.append(plan)
             costs = replace(costs, rest=costs.rest + true[SIZE] - model[SIZE])
             if costs.pace is not None:
                 costs = replace(costs, slower=costs.slower * true[LATENCY] / model[LATENCY])
         self._estimate = replace(costs, knobs=self._estimate.knobs)
         return min(accepted, key=lambda plan: plan.loss, default=None)
+
+    def fits(self, plan: Plan, limits: Values) -> bool:
+        """Return whether the file of a plan, written without training, leaves half of the margin of each limit."""
+        return bool((self.needs(plan) <= limits * (1 - self.goal.margin / 2)).all())
+
+    def needs(self, plan: Plan) -> Values:
+        """Return bytes, milliseconds and multiply-adds of the file of a plan, written without training."""
+        return _costs(self.probe(plan))
+
+    def costs(self, cut_loss: float) -> Estimate:
+        """Return the model of the costs as it is by now; its knobs have the losses that `cut_loss` gives."""
+        return replace(self._estimate, knobs=self.knobs(cut_loss))
 
     def probe(self, plan: Plan) -> Measured:
         """Return what the file of a plan needs, written without training."""
@@ -215,7 +227,7 @@ class Seeker:
             steps, tables = self.tools.resolve(self.steps(plan))
             return asdict(probe(self.dense, self.tools.dataset, steps, tables, rounds=self.goal.rounds))
 
-        return Measured(**self._once(f"probe {_digest([plan.keep, plan.bits])}", now))
+        return Measured(**self.once(f"probe {plan_digest(plan)}", now))
 
     def steps(self, plan: Plan, epochs: int | None = None) -> Steps:
         """Return the chain that carries out a plan, as `[[steps]]` of a recipe.
@@ -244,13 +256,16 @@ class Seeker:
         if np.isfinite(self.bounds[LATENCY]):
             plans = [whole, *(self.uniform(share, max(self.goal.bits)) for share in UNIFORM)]
             kept = np.concatenate([costs.values(plan)[0] for plan in plans])
-            times = np.array([_costs(self.probe(plan))[LATENCY] for plan in plans])
+            times = np.array([self.needs(plan)[LATENCY] for plan in plans])
             costs = replace(costs, pace=fit_pace(costs.features(kept), times))
-        self._estimate = replace(costs, rest=float(_costs(self.probe(whole))[SIZE] - costs.of_plan(whole)[SIZE]))
+        self._estimate = replace(costs, rest=float(self.needs(whole)[SIZE] - costs.of_plan(whole)[SIZE]))
 
     # --- trials ------------------------------------------------------------------------------------------------------
-    def run(self) -> Plan:
+    def run(self, others: Mapping[str, Propose] | None = None) -> Plan:
         """Try several plans and return the best.
+
+        Args:
+            others: more ways to come to a plan, by the names of their trials.
 
         Raises:
             VerificationError: if no file is within the limits; the sentence names what binds, and how near one comes.
@@ -262,17 +277,19 @@ class Seeker:
         if self.table.exceeded(needed):
             self._check_smallest()
         for number, cut_loss in enumerate(self.goal.weighings(), 1):
-            self._try(f"trial-{number}", cut_loss)
+            self._try(f"trial-{number}", cut_loss, self.propose)
+        for name, propose in (others or {}).items():
+            self._try(name, self.goal.cut_loss, propose)
         fitting = [row for row in self.table.rows if row["name"] in self._fitting]
         if not fitting:
             raise self.table.failure()
         return self._fitting[self.table.choose(fitting)["name"]]
 
-    def _try(self, name: str, cut_loss: float) -> None:
+    def _try(self, name: str, cut_loss: float, propose: Propose) -> None:
         """Train one plan for a short while; another one if training made its file larger than the limits."""
         bounds = self.bounds
         for again in ("", "-again"):
-            plan = self.propose(cut_loss, bounds)
+            plan = propose(cut_loss, bounds)
             if plan is None:
                 return self.table.skip(name + again, "dropped: no plan found within the limits", cut_loss=cut_loss)
             for earlier, known in self._fitting.items():
@@ -283,7 +300,7 @@ class Seeker:
             if not self.table.exceeded(measured):
                 self._fitting[name + again] = plan
                 return None
-            bounds = self.bounds - np.maximum(0, _costs(measured) - _costs(self.probe(plan)))
+            bounds = self.bounds - np.maximum(0, _costs(measured) - self.needs(plan))
         return None
 
     def attempt(self, name: str, steps: Steps, *, start: NetSpec | None = None) -> Measured:
@@ -304,7 +321,7 @@ class Seeker:
             atomic_write(folder / "model.onnx", model)
             return asdict(measure(model, last.checkpoint, rounds=self.goal.rounds, accuracy=accuracy))
 
-        return Measured(**self._once(f"attempt {name} {_digest([step.settings() for step in planned])}", now))
+        return Measured(**self.once(f"attempt {name} {_digest([step.settings() for step in planned])}", now))
 
     def without_loss(self, stages: Sequence[Stage]) -> list[Stage]:
         """Return a chain that ends in integers without its training as integers, if that lost accuracy."""
@@ -339,7 +356,7 @@ class Seeker:
             raise self.table.failure()
 
     # --- what is kept ------------------------------------------------------------------------------------------------
-    def _once(self, key: str, compute: Callable[[], Any]) -> Any:
+    def once(self, key: str, compute: Callable[[], Any]) -> Any:
         """Return what was computed under this key, now or before the process was killed."""
         if key not in self._ledger:
             self._ledger[key] = json.loads(json.dumps(compute()))
@@ -363,6 +380,11 @@ class Seeker:
             write_json(path, identity)
         elif read_json(path) != identity:
             raise InputError(f"{self.tools.folder} holds another search; use another --out, or --force to start again")
+
+
+def plan_digest(plan: Plan) -> str:
+    """Return what a plan is called in the ledger."""
+    return _digest([plan.keep, plan.bits])
 
 
 def _digest(value: Any) -> str:
