@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slimfer.compress.search import Knob, descend, levels_of, loss_curve, plan_of, search, smallest
+from slimfer.compress.search import Knob, descend, levels_of, loss_curve, plan_of, search, smallest, within
 
 WIDTHS, BITS = (32, 24, 16, 8), (8, 4, 2)
 INF = float("inf")
@@ -66,6 +66,21 @@ def test_a_looser_budget_never_loses_more(
     if small is not None:
         assert large is not None
         assert large.loss <= small.loss + 1e-12
+
+
+@given(losses=steps, size=shares, macs=shares, number=st.integers(0, len(STATES) - 1))
+def test_any_state_is_brought_within_the_limits_and_uses_them(
+    losses: list[list[float]], size: float, macs: float, number: int
+) -> None:
+    knobs, limits = knobs_of(losses), COSTS[0] * (size, macs)
+    found = within(knobs, costs, limits, STATES[number])
+    assert (found is None) == (limits < COSTS[-1]).any()
+    if found is not None:
+        assert (costs(np.array([found]))[0] <= limits).all()
+        for index in range(len(knobs)):
+            for level in range(found[index]):
+                back = np.array([(*found[:index], level, *found[index + 1 :])])
+                assert (costs(back)[0] > limits).any()
 
 
 def test_near_the_best_of_all_states() -> None:

@@ -29,7 +29,7 @@ State = tuple[int, ...]  # the level of each knob
 POPULATION = 8
 SWAPPED = 0.1  # share of the knobs that a child has from its second parent
 DOUBT = 1.0  # standard deviation of the natural logarithm of the factors on losses
-PATIENCE = 20  # proposals per sample, at most; a small problem has no more states
+PATIENCE = 50  # proposals in a row that bring nothing new; a small problem has no more states
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,17 @@ def study(
     genes = _Genes(knobs, objectives=1 + len(kinds), seed=seed)
     rng = np.random.default_rng(seed)
     waiting, found = list(starts), dict[State, float]()
-    for _ in range(PATIENCE * samples):
-        if len(found) == samples:
-            break
+    vain = 0
+    while len(found) < samples and vain < PATIENCE:
         if waiting:
             state: State | None = waiting.pop(0)
         else:
             child = np.array(genes.propose(), dtype=np.int64)
             state = within(_doubted(knobs, rng), costs, rows[_nearest(costs(child[None])[0], rows)], child)
         if state is None or state in found:
+            vain += 1
             continue
+        vain = 0
         found[state] = measure(state)
         genes.learn(state, [found[state], *costs(np.array([state]))[0, kinds].tolist()])
     return tuple(Sample(state, loss) for state, loss in found.items())
