@@ -7,7 +7,7 @@ from typing import Any
 
 from slimfer.artifact import open_artifact
 from slimfer.errors import InputError
-from slimfer.report.numbers import MISSING, count, percent
+from slimfer.report.numbers import MISSING, count, counted, percent
 from slimfer.report.results import Results
 from slimfer.report.tables import Table
 
@@ -85,7 +85,9 @@ def _did(entry: Mapping[str, Any]) -> str:
     config = entry.get("config") or {}
     told = []
     if "epochs" in config:
-        told.append(f"{config['epochs']} epochs, {config.get('optimizer')}, learning rate {config.get('lr')}")
+        told.append(
+            f"{counted(config['epochs'], 'epoch')}, {config.get('optimizer')}, learning rate {config.get('lr')}"
+        )
     if "epoch" in entry:
         told.append(f"weights of epoch {entry['epoch']}")
     if "cut" in entry:
@@ -95,7 +97,9 @@ def _did(entry: Mapping[str, Any]) -> str:
     if "zeros" in entry:
         told.append(f"{' of '.join(count(number) for number in entry['zeros'])} weights set to zero")
     if "bits" in entry:
-        told.append(f"weights {entry['bits']} bits, activations {entry.get('activations')} bits")
+        others = sorted(set((entry.get("per_layer") or {}).values()))
+        rest = f" ({', '.join(map(str, others))} in some layers)" if others else ""
+        told.append(f"weights {entry['bits']} bits{rest}, activations {entry.get('activations')} bits")
     return "; ".join(told) or MISSING
 
 

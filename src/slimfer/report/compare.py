@@ -1,6 +1,7 @@
 """Runs beside each other on one page: what they reached, what they read differently, which settings made it so."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ from slimfer.errors import InputError
 from slimfer.files import write_text
 from slimfer.metrics import Labels
 from slimfer.mistakes import paired_change
+from slimfer.report.again import commands
+from slimfer.report.ahead import ahead_table, ahead_told
 from slimfer.report.errors import change_table, change_told, paired_cells, paired_told
 from slimfer.report.numbers import MISSING, compared, count, milliseconds, percent, signed, size, times, whole
 from slimfer.report.plots import differences, stage_accuracy, stage_bytes, trade_offs
@@ -107,22 +110,25 @@ def compare(runs: Sequence[Run]) -> str:
     paired = {run.name: paired_between(first, run) for run in others}
     two = paired[others[0].name] if len(runs) == 2 else None
     charts = _charts(runs, two)
+    ahead = ahead_table([run.name for run in runs], [run.results for run in runs], two)
     content = {
         "kind": "report",
         "title": " and ".join(run.name for run in runs),
-        "summary": " ".join(_told(first, run, paired[run.name]) for run in others),
+        "summary": " ".join([*(_told(first, run, paired[run.name]) for run in others), ahead_told(ahead)]),
         "figures": [],
         "caveats": caveats(runs),
         "sides": _sides(runs),
+        "ahead": ahead,
         "paired": _paired(first, others, paired),
         "change": None if two is None else change_table(two),
         "change_told": "" if two is None else change_told(two),
         "classes": _classes(runs),
         "settings": settings_that_differ(runs),
+        "lacking": settings_that_some_lack(runs),
         "stages": [
             {"name": run.name, "summary": summary(run.results), "table": stage_table(run.results)} for run in runs
         ],
-        "commands": [{"name": run.name, "command": run.results.data.get("command", "")} for run in runs],
+        "commands": [{"name": run.name, "commands": commands(run.results)} for run in runs],
         "facts": _facts(runs),
         "charts": charts,
     }
@@ -255,15 +261,26 @@ def _classes(runs: Sequence[Run]) -> Table | None:
 
 
 def settings_that_differ(runs: Sequence[Run]) -> Table | None:
-    """Return the settings of the recipes that are not the same in all runs; None if all are."""
+    """Return the settings that the recipes of all runs have, but not all the same; None if there are none."""
+    return _settings(runs, [row for row in _different(runs) if MISSING not in row[1:]])
+
+
+def settings_that_some_lack(runs: Sequence[Run]) -> Table | None:
+    """Return the settings of steps that not every run has; None if there are none."""
+    return _settings(runs, [row for row in _different(runs) if MISSING in row[1:]])
+
+
+def _different(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """Return name and values of every setting that is not the same in all runs."""
     flat = [dict(_flat(run.results.data.get("recipe") or {})) for run in runs]
     names = list(dict.fromkeys(name for settings in flat for name in settings))
     rows = [(name, *(settings.get(name, MISSING) for settings in flat)) for name in names]
-    different = [row for row in rows if len(set(row[1:])) > 1]
-    if not different:
-        return None
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _settings(runs: Sequence[Run], rows: Sequence[tuple[str, ...]]) -> Table | None:
     header = ("setting", *(run.name for run in runs))
-    return Table(header, tuple(different[:MOST_SETTINGS]), (False,) * len(header))
+    return Table(header, tuple(rows[:MOST_SETTINGS]), (False,) * len(header)) if rows else None
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -284,7 +301,7 @@ def _facts(runs: Sequence[Run]) -> Table:
         ("data", lambda data: data.get("data", {}).get("source")),
         ("machine", lambda data: describe_machine(data.get("machine", {}))),
         ("versions", lambda data: ", ".join(f"{name} {value}" for name, value in data.get("versions", {}).items())),
-        ("artifact", lambda data: data.get("artifact", {}).get("sha256")),
+        ("artifact", lambda data: (data.get("artifact") or {}).get("sha256", "")[:16]),
     ):
         values = [told(run.results.data) for run in runs]
         if any(value not in (None, "") for value in values):
@@ -310,9 +327,12 @@ def _charts(runs: Sequence[Run], two: Mapping[str, Any] | None) -> dict[str, str
 
 
 def _points(run: Run) -> list[dict[str, Any]]:
-    """Return the stages of a run as points of accuracy against bytes; of stages with equal bytes the best."""
-    best: dict[int, float] = {}
+    """Return the stages of a run as points of accuracy against bytes; of stages of one size the best."""
+    best: dict[int, dict[str, Any]] = {}
     for stage in run.results.stages:
         if stage.bytes and stage.accuracy is not None:
-            best[stage.bytes] = max(stage.accuracy, best.get(stage.bytes, 0.0))
-    return [{"series": run.name, "label": "", "bytes": own, "accuracies": [accuracy]} for own, accuracy in best.items()]
+            point = {"series": run.name, "label": "", "bytes": stage.bytes, "accuracies": [stage.accuracy]}
+            step = round(50 * math.log(stage.bytes))  # sizes within some 2 % count as one
+            if step not in best or best[step]["accuracies"] < point["accuracies"]:
+                best[step] = point
+    return list(best.values())

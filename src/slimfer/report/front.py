@@ -40,10 +40,10 @@ def front_latency(points: Sequence[Mapping[str, Any]], control: float) -> str:
 
     def draw(axes: Axes) -> None:
         for index, name in enumerate(series):
-            colour, mark, dash = SERIES[index % len(SERIES)]
+            colour, mark, _ = SERIES[index % len(SERIES)]  # times are no order in which lines could lead
             own = sorted((one for one in points if one["series"] == name), key=lambda one: one["ms"])
             times, values = [one["ms"] for one in own], [100 * one["accuracies"][0] for one in own]
-            axes.plot(times, values, mark + dash, color=colour, markersize=5, label=name)
+            axes.plot(times, values, mark, color=colour, markersize=5, label=name)
         axes.axhline(100 * control, color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
         axes.set(xscale="log", xlabel="ms for one picture, one thread (dotted: dense)", ylabel="accuracy, %")
         times = [one["ms"] for one in points]

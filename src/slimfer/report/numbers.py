@@ -47,6 +47,16 @@ def signed(points: float) -> str:
     return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
 
 
+def points(value: float) -> str:
+    """Return percentage points without a plus, but with a true minus; what rounds to nothing has no sign."""
+    return signed(value).removeprefix("+")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 epoch`, `2 epochs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _scaled(number: float, base: int, units: Sequence[str]) -> str:
     power = 0
     # Compare what will be printed: 999,999 is 1.00 M, not 1000 k.

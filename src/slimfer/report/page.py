@@ -10,14 +10,14 @@ from slimfer.report.again import commands, lineage, lineage_table
 from slimfer.report.analysis import analysis_charts, analysis_content
 from slimfer.report.errors import errors
 from slimfer.report.front import front_charts
-from slimfer.report.numbers import MISSING, compared, milliseconds, percent, signed, size, times, whole
+from slimfer.report.numbers import MISSING, compared, counted, milliseconds, percent, signed, size, times, whole
 from slimfer.report.plots import chart_name, charts
 from slimfer.report.results import Results, Stage, load_results, points_lost, size_ratio, speed_ratio
 from slimfer.report.speed import runtime_control, runtime_ratio, speed_table, speed_told
 from slimfer.report.tables import Table, pictures, stage_table, summary, trade_off_table
 from slimfer.report.template import fill
 from slimfer.report.thumbnails import Thumbnails, thumbnails
-from slimfer.report.trials import trial_table
+from slimfer.report.trials import controls_table, controls_told, trial_table
 from slimfer.toml import to_toml
 
 Text = dict[str, str]
@@ -85,6 +85,8 @@ def _content(results: Results) -> dict[str, Any]:
         "checks": [_check(check) for check in results.checks],
         "checks_told": _checks_told(results.checks),
         "trials": trial_table(data["trials"]) if data.get("trials") else None,
+        "controls": controls_table(data.get("trials", ())),
+        "controls_told": controls_told(data.get("trials", ())),
         "trade_offs": trade_off_table(results),
         "layers": _layers(results.layers),
         "biggest": _biggest(results.layers),
@@ -125,6 +127,9 @@ def _figures(results: Results) -> list[Text]:
     figures = []
     if (ratio := size_ratio(results, last)) is not None and results.kind != "distill":
         note = f"{size(first.bytes)} → {size(last.bytes)}"
+        ships = (results.data.get("artifact") or {}).get("bytes")
+        if ships and size(ships) != size(last.bytes):
+            note += f"; {size(ships)} with scores and recipe, as it ships"
         figures.append(_figure(ratio, "smaller", "larger", note))
     if (ratio := speed_ratio(results, last)) is not None:
         note = f"{milliseconds(first.median_ms)} → {milliseconds(last.median_ms)} ms per picture"
@@ -216,7 +221,7 @@ def _curve(curve: Mapping[str, Any]) -> dict[str, Any]:
         "stage": curve["stage"],
         "accuracy": chart_name("accuracy", curve["stage"]),
         "loss": chart_name("loss", curve["stage"]),
-        "title": f"{curve['stage']}, {len(rows)} epochs",
+        "title": f"{curve['stage']}, {counted(len(rows), 'epoch')}",
         "best": f"best {percent(best['val/accuracy'])} % in epoch {best['epoch']:g}.",
         "table": Table(header, cells, (True,) * len(header)),
     }

@@ -117,6 +117,8 @@ def _curve(stage: str, rows: Sequence[Mapping[str, float]], metric: str, label: 
             axes.plot(epochs, values, dash, color=colour, label=name, marker="o" if len(rows) == 1 else None)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if len(rows) == 1:
+            axes.set_xticks(epochs)
         axes.grid()
         axes.legend(loc="best")
 

@@ -40,6 +40,7 @@ SWEEP_REQUIRED = ("temperature", "weight", "accuracy")
 CHANGE_REQUIRED = ("lost", "gained", "difference", "ci95")
 MISTAKE_REQUIRED = ("index", "name", "label", "predicted", "confidence", "before")
 ISSUE_REQUIRED = ("index", "name", "label", "suggested", "probability", "self_confidence")
+TRIAL_REQUIRED = ("name", "kind", "step", "why")
 TRADE_OFF_REQUIRED = ("series", "label", "bytes", "accuracies")
 ANALYSIS_REQUIRED = ("settings", "layers", "groups", "scales", "control", "cuts", "bits", "suggestion")
 
@@ -163,6 +164,7 @@ def parse_results(data: Any, where: str = "results") -> Results:
         "checks": CHECK_REQUIRED,
         "curves": ("stage", "rows"),
         "trade_offs": TRADE_OFF_REQUIRED,
+        "trials": TRIAL_REQUIRED,
         "sweep": SWEEP_REQUIRED,
         "mistakes": MISTAKE_REQUIRED,
     }

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slimfer.report.numbers import MISSING, compared, count, milliseconds, percent, size, times, whole
+from slimfer.report.numbers import MISSING, compared, count, milliseconds, percent, points, size, times, whole
 from slimfer.report.results import Results, Stage, points_lost, size_ratio, speed_ratio
 
 
@@ -146,7 +146,7 @@ def trade_off_table(results: Results) -> Table | None:
                 size(point["bytes"]),
                 times(None if not control.bytes else control.bytes / point["bytes"]),
                 f"{mean:.2f}" + (f" ± {spread:.2f}" if len(seeds) > 1 else ""),
-                MISSING if lost is None else f"{lost:.2f}",
+                MISSING if lost is None else points(lost),
                 str(len(seeds)),
                 *([milliseconds(point.get("ms"))] if timed else []),
             )
