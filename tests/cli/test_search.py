@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,6 +230,9 @@ def test_an_impossible_budget(inside, few, recipe, tmp_path) -> None:
         (("--max-size", "9KB", "--bits", "4"), "--bits does not go with a search"),
         (("--max-size", "9KB", "--passes", "2"), "--passes does not go with a search"),
         (("--max-size", "9KB", "--ratio", "0.5", "--pareto"), "--pareto needs a budget to search for"),
+        (("--samples", "9"), "--samples needs a budget to search for"),
+        (("--max-drop", "1", "--samples", "9"), "samples need a limit of cost: --max-size, --max-latency or --max-mac"),
+        (("--max-size", "9KB", "--samples", "-1"), "samples must be between 0 and 100000, not -1"),
         (("--max-size", "9KB", "--cut-loss", "0"), "cut_loss must be between 0.001 and 1000"),
     ],
 )
@@ -237,6 +241,27 @@ def test_what_makes_no_sense_is_said(inside, few, recipe, tmp_path, flags, told)
     answer = inside(*start, "--out", str(tmp_path / "run"), *flags)
     assert answer.returncode == 2, answer.stderr
     assert told in answer.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_are_counted_and_give_one_more_trial(inside, few, recipe, tmp_path) -> None:
+    run = tmp_path / "run"
+    start = ("compress", "--data", str(few), "--recipe", str(recipe), "--out", str(run), "--device", "cpu")
+    answer = inside(*start, "--max-size", "11KB", "--round-to", "1", "--trials", "1", "--samples", "4")
+    row = next(row for row in results_of(run)["trials"] if row["name"] == "sampled")
+    assert row["bytes"] is None or row["bytes"] <= 11_000
+    assert cells(row)[0] in answer.stdout
+    assert "cutting and rounding many parts at once" in answer.stderr
+    read = [key for key in json.loads((run / "search" / "ledger.json").read_text()) if key.startswith("read ")]
+    assert len(read) == 1 + 4  # the dense network, and the samples
+
+
+def test_samples_without_their_extra_are_refused_at_once(inside, few, recipe, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    start = ("compress", "--data", str(few), "--recipe", str(recipe), "--out", str(tmp_path / "run"))
+    answer = inside(*start, "--max-size", "9KB", "--samples", "9")
+    assert answer.returncode == 2
+    assert re.search(r"samples needs Optuna \(.*\); pip install 'slimfer\[search\]', or samples = 0", answer.stderr)
     assert not (tmp_path / "run").exists()
 
 
