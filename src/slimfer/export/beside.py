@@ -32,9 +32,10 @@ def front(seeker: Seeker, cut_loss: float, folder: Path) -> Iterator[Point]:
     for number in range(POINTS):
         limit = whole * 2.0**-number
         plan = seeker.whole() if number == 0 else seeker.propose(cut_loss, [limit, np.inf, np.inf])
-        if plan is None:
-            return
         name = f"front-{number + 1}"
+        if plan is None:
+            seeker.table.skip(name, f"the front ends: no plan found within {limit:,.0f} bytes")
+            return
         measured = seeker.attempt(name, seeker.steps(plan))
         path = folder / f"{measured.bytes}.onnx"
         atomic_write(path, (seeker.tools.folder / name / "model.onnx").read_bytes())
@@ -62,6 +63,8 @@ def controls(seeker: Seeker, plan: Plan, final: Measured) -> Iterator[Point]:
     highest = max(uniform)
     best = min(uniform, key=lambda bits: (seeker.loss(uniform[bits]), -bits))
     chosen = {"uniform": highest} | ({"uniform-bits": best} if best != highest else {})
+    if best == highest:
+        seeker.table.skip("control-uniform-bits", f"the same as control-uniform: {best} bits lose least", bits=best)
     for name, bits in chosen.items():
         measured = seeker.attempt(f"control-{name}", seeker.steps(uniform[bits]))
         seeker.table.add("control", f"control-{name}", seeker.describe(uniform[bits]), measured, bits=bits)
