@@ -109,7 +109,8 @@ def dense_accuracy(rows: list[dict]) -> float:
 
 def test_the_front_is_files_a_table_and_a_chart(searched) -> None:
     run, _ = searched
-    points = [point for point in results_of(run)["trade_offs"] if "file" in point]
+    found, *points = [point for point in results_of(run)["trade_offs"] if "file" in point]
+    assert (run / found["file"]).stat().st_size == found["bytes"]
     sizes = [point["bytes"] for point in points]
     assert len(sizes) >= 2
     assert sizes == sorted(sizes, reverse=True)
@@ -118,7 +119,7 @@ def test_the_front_is_files_a_table_and_a_chart(searched) -> None:
         assert len(data) == point["bytes"]
         assert open_artifact(data).labels
     rows = list(csv.DictReader((run / "pareto" / "front.csv").read_text().splitlines()))
-    assert [int(row["bytes"]) for row in rows if row["file"]] == sizes
+    assert [int(row["bytes"]) for row in rows if row["file"]] == sorted([found["bytes"], *sizes], reverse=True)
     for chart in ("size", "latency"):
         assert "</svg>" in (run / "pareto" / f"{chart}.svg").read_text()
 
@@ -227,6 +228,7 @@ def test_an_impossible_budget(inside, few, recipe, tmp_path) -> None:
             "--controls needs a budget to search for: --max-size, --max-latency, --max-mac or --max-drop",
         ),
         (("--trial-epochs", "2"), "--trial-epochs needs a budget"),
+        (("--cut-loss", "0"), "--cut-loss needs a budget"),
         (("--max-size", "9KB", "--bits", "4"), "--bits does not go with a search"),
         (("--max-size", "9KB", "--passes", "2"), "--passes does not go with a search"),
         (("--max-size", "9KB", "--ratio", "0.5", "--pareto"), "--pareto needs a budget to search for"),

@@ -37,7 +37,7 @@ def delivered(chain, faces, tmp_path_factory):
 
 
 def test_every_stage_has_its_row_and_the_dense_net_is_the_control(delivered, chain):
-    _, parts, _ = delivered
+    folder, parts, _ = delivered
     rows = parts["stages"]
     assert [row["runtime"] for row in rows] == ["torch", "onnxruntime", "torch", "onnxruntime"]
     assert len({row["name"] for row in rows}) == len(rows)
@@ -46,6 +46,7 @@ def test_every_stage_has_its_row_and_the_dense_net_is_the_control(delivered, cha
         assert (row["params"], row["macs"]) == (cost.params, cost.macs)
     assert rows[3]["params"] == rows[2]["params"]
     assert rows[0]["bytes"] > rows[2]["bytes"] > rows[3]["bytes"] > 0
+    assert rows[3]["bytes"] == parts["artifact"]["bytes"] == (folder / "model.onnx").stat().st_size
     assert all(row["latency_ms"]["best"] <= row["latency_ms"]["median"] and row["throughput"] > 0 for row in rows)
 
 

@@ -104,6 +104,7 @@ def test_a_gate_of_one_value_per_channel_joins_but_a_map_of_one_channel_is_locke
         lambda net, x: x.mean([-1, -2]).unsqueeze(-1).unsqueeze(3),
         lambda net, x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1).view(x.size(0), -1, 1, 1),
         lambda net, x: F.max_pool2d(F.relu(x, inplace=True), 2).clamp(min=0).clone(),
+        lambda net, x: torch.max_pool2d(x.relu(), 2),
         lambda net, x: x.view(x.size(0), -1, 36).view(x.size(0), x.size(1), 6, 6),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from report.pages import blank_charts
 from slimfer.artifact import open_artifact
 from slimfer.report.again import commands, lineage, lineage_table
 from slimfer.report.page import render
@@ -72,7 +73,7 @@ def test_a_lineage_says_what_each_step_did():
 def test_the_lineage_of_results_comes_first_and_stands_on_the_page(compressed, tmp_path):
     compressed["lineage"] = list(STEPS)
     assert lineage(tmp_path, parse_results(compressed)) == STEPS
-    page = render(parse_results(compressed))
+    page = render(parse_results(compressed), blank_charts(compressed))
     assert "65.10 % of the channels cut" in page
     assert "Every setting of every step" in page
 
@@ -91,4 +92,4 @@ def test_without_its_artifact_there_is_no_lineage(compressed, tmp_path, content)
     if content is not None:
         (tmp_path / "model.onnx").write_bytes(content)
     assert lineage(tmp_path, parse_results(compressed)) == ()
-    assert "Lineage" not in render(parse_results(compressed))
+    assert "Lineage" not in render(parse_results(compressed), blank_charts(compressed))

@@ -2,6 +2,8 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slimfer.errors import InputError
 from slimfer.report.analysis import (
@@ -11,7 +13,9 @@ from slimfer.report.analysis import (
     costs_table,
     order_table,
     overview_table,
+    shortened,
     suggestion_told,
+    times_told,
     trials_table,
 )
 from slimfer.report.page import render
@@ -130,8 +134,64 @@ def test_without_times_and_trials() -> None:
 
 def test_sentences() -> None:
     data = values()["analysis"]
-    assert analysis_told(data) == "Of 50 % of its channels, body.<b> misses least (0.10 points) and stem most (20.00)."
-    assert suggestion_told(data["suggestion"]).startswith("Within 0.02 nats: weights of 925 B instead of 1.00 kB")
+    assert analysis_told(data) == "Without 50 % of its channels, body.<b> loses 0.10 points, stem loses 20.00."
+    data["cuts"][-1]["drop"] = -0.001
+    assert analysis_told(data) == "Without 50 % of its channels, body.<b> gains 0.10 points, stem loses 20.00."
+    told = "Within 0.02 nats: weights of 925 B instead of 1.00 kB with the most bits everywhere"
+    assert suggestion_told(data["suggestion"]).startswith(told)
+    assert times_told(data) == ""
+    data |= {"latency_ms": {"median": 0.055}, "other_ms": 0.004}
+    assert "0.0600 ms for these layers, and 0.00400 ms for all other operators" in times_told(data)
+    assert times_told(data).endswith("the whole network takes 0.0550 ms.")
+
+
+def test_the_sentence_agrees_with_the_map() -> None:
+    """Cross-entropy may say otherwise than accuracy; what is told in points is chosen by points."""
+    data = values()["analysis"]
+    for row, drop, nats in zip(data["cuts"][1::2], (0.01, 0.02), (0.9, 0.1), strict=True):
+        row.update(drop=drop, nll_increase=nats)
+    assert analysis_told(data) == "Without 50 % of its channels, stem loses 1.00 points, body.<b> loses 2.00."
+
+
+def bars(chart: str) -> list[float]:
+    """Return the widths of the bars, which a chart draws as one path each, in points."""
+    paths = re.findall(r'<path d="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*z\n" clip-path', chart)
+    return [float(end) - float(begin) for begin, end in paths]
+
+
+def test_before_and_after_are_drawn_to_scale() -> None:
+    data = values()
+    data["layers"] = [
+        {
+            "name": name, "kind": "Conv2d", "out_before": 8, "out_after": 4,
+            "params_before": 100, "params_after": after, "macs_before": 1000, "macs_after": 10 * after,
+        }
+        for name, after in (("stem", 50), ("body.<b>", 25), ("head", 100))
+    ]  # fmt: skip
+    for row, sizes in zip(data["analysis"]["layers"], ((400, 100), (300, 75), (300, 75)), strict=True):
+        row["weight_bytes"] = dict(zip(("8", "2"), sizes, strict=True))
+    drawn = analysis_charts(parse_results(data))
+    for name in ("bytes_change", "macs_change"):
+        assert [width / bars(drawn[name])[0] for width in bars(drawn[name])] == pytest.approx(
+            [1, 1, 1, 0.5, 0.25, 1], abs=1e-3
+        )
+        assert re.findall(r">(\d+ %)<", drawn[name]) == ["50 %", "25 %", "100 %"]
+    widths = bars(drawn["suggested_bytes"])  # only the head gets fewer bits
+    assert [width / widths[0] for width in widths] == pytest.approx([1, 0.75, 0.75, 1, 0.75, 75 / 400], abs=1e-3)
+    assert re.findall(r">(\d bits)<", drawn["suggested_bytes"]) == ["8 bits", "8 bits", "2 bits"]
+    page = render(parse_results(data))
+    for title in ("bytes of each layer", "multiply-adds of each layer", "bytes of the weights"):
+        assert f"<title>{title} before and after" in page
+
+
+@given(st.lists(st.text("ab.1", min_size=1, max_size=40), min_size=1, max_size=6, unique=True))
+def test_short_names_stay_apart(names: list[str]) -> None:
+    short = shortened(names)
+    assert len(set(short)) == len(names)
+    assert all(len(one) <= 22 or short == names for one in short)
+    assert [one for one, name in zip(short, names, strict=True) if len(name) <= 22] == [
+        name for name in names if len(name) <= 22
+    ]
 
 
 def test_tables() -> None:

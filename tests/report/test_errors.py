@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from report.pages import assert_links_lead_somewhere, assert_self_contained, read
+from report.pages import assert_links_lead_somewhere, assert_self_contained, blank_charts, read
 from slimfer.report.errors import change_told, short
 from slimfer.report.page import render, write_report
 from slimfer.report.results import parse_results
@@ -112,14 +112,6 @@ def test_ten_thousand_mistakes_fit_the_page(run):
     page = render(parse_results(results), blank_charts(results))
     assert_self_contained(page)
     assert page.count("0.jpg") < 200
-
-
-def blank_charts(results):
-    """Blank charts under every name that the template asks for."""
-    names = ["stage_bytes", "stage_latency", "stage_accuracy", "class_change", "reliability", "layers"]
-    names += [f"{kind}_{curve['stage']}" for curve in results["curves"] for kind in ("accuracy", "loss")]
-    names += [f"confusion_{stage['name']}" for stage in results["stages"]]
-    return dict.fromkeys(names, "<svg></svg>")
 
 
 def test_hostile_names_stay_text(run):

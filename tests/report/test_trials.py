@@ -2,8 +2,9 @@ import re
 
 import pytest
 
-from report.pages import assert_links_lead_somewhere, assert_self_contained
+from report.pages import assert_links_lead_somewhere, assert_self_contained, blank_charts
 from slimfer.errors import InputError
+from slimfer.report.front import front_charts
 from slimfer.report.page import render
 from slimfer.report.results import parse_results
 from slimfer.report.trials import controls_table, controls_told, trial_table
@@ -52,7 +53,8 @@ def test_a_search_has_its_trials_controls_and_front_on_the_page(compressed):
         {"series": "searched", "label": "all", "bytes": 90_000, "accuracies": [0.7], "ms": 0.123},
         {"series": "uniform", "label": "all", "bytes": 91_000, "accuracies": [0.6], "ms": 0.456},
     ]
-    page = render(parse_results(compressed))
+    results = parse_results(compressed)
+    page = render(results, blank_charts(compressed) | front_charts(results))
     assert_self_contained(page)
     assert_links_lead_somewhere(page)
     assert {"trials", "controls", "trade-offs"} <= set(re.findall(r'<section id="([\w-]+)"', page))

@@ -56,20 +56,18 @@ class Budget:
         given = {name: value for name, value in vars(self).items() if value is not None}
         return replace(goal, **given)
 
-    def checks(self, stages: Sequence[dict[str, Any]], file_bytes: int | None = None) -> "tuple[Check, ...]":
+    def checks(self, stages: Sequence[dict[str, Any]]) -> "tuple[Check, ...]":
         """Compare the last of results.json's stages, which is the artifact, with the limits that were given.
 
         Args:
             stages: of results.json.
-            file_bytes: size of the artifact; its scores, recipe and calibration are not in the stage's bytes.
         """
         from slimfer.export.parity import Check
 
         first, last = stages[0], stages[-1]
         drop = 100 * (first["scores"]["accuracy"] - last["scores"]["accuracy"])
-        written = last["bytes"] if file_bytes is None else file_bytes
         measured = (
-            ("size", written, self.max_size, f"bytes at most ({size(written)})"),
+            ("size", last["bytes"], self.max_size, f"bytes at most ({size(last['bytes'])})"),
             ("latency", last["latency_ms"]["median"], self.max_latency, "ms at most, median, one picture, one thread"),
             ("multiply-adds", last["macs"], self.max_mac, f"at most, one picture ({count(last['macs'])})"),
             ("accuracy lost", drop, self.max_drop, f"points at most, against {first['title']}"),

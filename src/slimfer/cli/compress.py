@@ -206,7 +206,7 @@ def _compress(
     last, spec = stages[-1].checkpoint, stages[-1].checkpoint.spec
     last.save(run.path / "weights" / "best.safetensors")
     parts, checks = deliver(stages, dataset["validation"], run.path, recipe=tables, pictures=pictures, note=tell)
-    limits = budget.checks(parts["stages"], parts["artifact"]["bytes"])
+    limits = budget.checks(parts["stages"])
     checks += limits
     parts["checks"] = [asdict(check) for check in checks]
     if found is not None:

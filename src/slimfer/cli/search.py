@@ -78,7 +78,9 @@ class SearchFlags:
         Raises:
             InputError: if one was given.
         """
-        given = [name.replace("_", "-") for name, value in vars(self).items() if value]
+        given = [
+            name.replace("_", "-") for name, value in vars(self).items() if value is not None and value is not False
+        ]
         if given:
             raise InputError(f"--{given[0]} needs a budget to search for: {BUDGETS}")
 
@@ -137,7 +139,8 @@ class Found:
         )
         cut_loss = next(row for row in seeker.table.rows if row["kept"])["parameter"]["cut_loss"]
         seeker.table.add("final", "final", seeker.describe(self.plan), final, kept=True, cut_loss=cut_loss)
-        points = [point("searched", seeker.describe(self.plan), final)]
+        found = point("searched", seeker.describe(self.plan), final)
+        points = [found | {"file": parts["artifact"]["path"]}]
         if goal.pareto:
             propose = Sampled(seeker, sizes(seeker)[1:]) if goal.samples else seeker.propose
             points += front(seeker, cut_loss, run.path / "pareto", propose)

@@ -9,7 +9,7 @@ import numpy as np
 from slimfer.compress.cut import cut_groups
 from slimfer.compress.goal import CutConfig
 from slimfer.compress.search import Plan
-from slimfer.export.estimate import Values
+from slimfer.export.estimate import SIZE, Values
 from slimfer.export.probe import Measured
 from slimfer.export.seek import Propose, Seeker
 from slimfer.files import atomic_write
@@ -38,9 +38,10 @@ def front(seeker: Seeker, cut_loss: float, folder: Path, propose: Propose) -> It
     """
     for number, limits in enumerate(sizes(seeker)):
         plan = seeker.whole() if number == 0 else propose(cut_loss, limits)
-        if plan is None:
-            return
         name = f"front-{number + 1}"
+        if plan is None:
+            seeker.table.skip(name, f"the front ends: no plan found within {limits[SIZE]:,.0f} bytes")
+            return
         measured = seeker.attempt(name, seeker.steps(plan))
         path = folder / f"{measured.bytes}.onnx"
         atomic_write(path, (seeker.tools.folder / name / "model.onnx").read_bytes())
@@ -68,6 +69,8 @@ def controls(seeker: Seeker, plan: Plan, final: Measured) -> Iterator[Point]:
     highest = max(uniform)
     best = min(uniform, key=lambda bits: (seeker.loss(uniform[bits]), -bits))
     chosen = {"uniform": highest} | ({"uniform-bits": best} if best != highest else {})
+    if best == highest:
+        seeker.table.skip("control-uniform-bits", f"the same as control-uniform: {best} bits lose least", bits=best)
     for name, bits in chosen.items():
         measured = seeker.attempt(f"control-{name}", seeker.steps(uniform[bits]))
         seeker.table.add("control", f"control-{name}", seeker.describe(uniform[bits]), measured, bits=bits)

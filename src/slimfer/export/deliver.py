@@ -79,6 +79,7 @@ def deliver(
     first, last = stages[0].checkpoint, stages[-1].checkpoint
     calibration = fit(scored[-1].probabilities, validation.labels)
     artifact = final_file(last, rows[-1]["scores"], recipe, calibration)
+    rows[-1]["bytes"] = len(artifact)  # what ships is a little larger than its graph: it carries its own story
     path = folder / "model.onnx"
     atomic_write(path, artifact)
     note("verifying the artifact")

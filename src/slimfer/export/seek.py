@@ -372,6 +372,8 @@ class Seeker:
         # What may be lost decides nothing about the best network within other limits.
         beside = (*BESIDE, "max_drop") if self.goal.bounded else BESIDE
         settings = {name: value for name, value in asdict(self.goal).items() if name not in beside}
+        if not self.goal.samples:  # so that a search from before there were studies goes on
+            del settings["samples"]
         own = {"limits": asdict(self.config.slim.limits), "ends": self.config.quantize.ends}
         seed = self.config.train.seed
         identity = json.loads(json.dumps({"start": self.dense.digest(), "search": settings, "seed": seed, **own}))

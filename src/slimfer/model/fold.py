@@ -21,7 +21,7 @@ LAYERS: Mapping[Any, Callable[..., nn.Module]] = {
     F.hardswish: nn.Hardswish, F.hardsigmoid: nn.Hardsigmoid, F.hardtanh: nn.Hardtanh,
     F.sigmoid: nn.Sigmoid, torch.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid,
     F.tanh: nn.Tanh, torch.tanh: nn.Tanh, "tanh": nn.Tanh,
-    F.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d,
+    F.max_pool2d: nn.MaxPool2d, torch.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d,
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d, F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
 }  # fmt: skip
 CLAMPS = (torch.clamp, "clamp")

@@ -39,7 +39,7 @@ PASS_MODULES = (*POINTWISE_MODULES, *POOL_MODULES)
 PASS_FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.relu, torch.relu, torch.relu_, F.relu6, F.leaky_relu, F.elu, F.silu, F.gelu, F.hardswish, F.hardsigmoid,
     F.hardtanh, F.sigmoid, torch.sigmoid, F.tanh, torch.tanh, torch.clamp, F.dropout, F.dropout2d, F.max_pool2d,
-    F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.clone, operator.neg,
+    torch.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.clone, operator.neg,
 )  # fmt: skip
 PASS_METHODS = ("relu", "relu_", "sigmoid", "tanh", "contiguous", "clone", "clamp", "float")
 # Operations on two tensors, channel by channel.
