@@ -5,8 +5,8 @@
 an extra, `slimfer[search]`.
 
 A child of two good states seldom has the right size: taken as they are, 200 of them hardly find anything better
-(docs/methods/search.md). So each proposal is brought within the limits, by the sum of single losses; and since the study
-is there because that sum is wrong, each loss counts for it by a random factor.
+(docs/methods/search.md). So each proposal is brought within the limits, by the sum of single losses; and since the
+study is there because that sum is wrong, each loss counts for it by a random factor.
 
 Nothing of Optuna is stored: with the same seed and the same measurements a study proposes the same states again.
 """

@@ -1,6 +1,7 @@
 """Plans from a study of networks that are really cut and rounded, all parts at once, and read; nothing is trained.
 
-The losses of single parts do not say how parts depend on each other; see `slimfer.compress.study`.
+The losses of single parts do not say how parts depend on each other; see `slimfer.compress.study`. Every network is
+read on the whole validation split: on few pictures the best of a hundred is the luckiest one (docs/methods/search.md).
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ from slimfer.compress.cut import cut_groups
 from slimfer.compress.quantize import quantize
 from slimfer.compress.search import Plan, levels_of, plan_of, search
 from slimfer.compress.study import study
-from slimfer.data.frames import Frames
 from slimfer.export.estimate import Values
 from slimfer.export.onnx import to_onnx
 from slimfer.export.seek import Seeker, plan_digest
@@ -86,7 +86,7 @@ class Sampled:
             seeker.tools.sampled(number, seeker.goal.samples)
             return self._make(plan)
 
-        dense = seeker.once("read dense", lambda: read(seeker.dense, seeker.sample))
+        dense = seeker.once("read dense", lambda: self._read(seeker.dense))
         cut, rounded = seeker.once(f"read {plan_digest(plan)}", now)
         return cut_loss * (cut - dense) + rounded - cut
 
@@ -97,12 +97,12 @@ class Sampled:
         network, seed = seeker.dense, seeker.config.train.seed
         if "cut" in steps:  # in the order of the layer-wise trials, which need no gradients
             network = cut_groups(network, seeker.calibration, replace(steps["cut"].cut, criterion="gamma"), seed=seed)
-        cut = read(network, seeker.sample)
+        cut = self._read(network)
         rounded = quantize(network, seeker.calibration, steps["quantize"].quantize, seed=seed)
-        return cut, read(rounded, seeker.sample)
+        return cut, self._read(rounded)
 
-
-def read(checkpoint: Checkpoint, frames: Frames) -> float:
-    """Return the mean cross-entropy of a network's file, nats."""
-    probabilities = Session(to_onnx(checkpoint)).run_all(frames.images)
-    return float(score(probabilities, frames.labels, frames.classes)["nll"])
+    def _read(self, network: Checkpoint) -> float:
+        """Return the mean cross-entropy of a network's file, nats."""
+        frames = self._seeker.tools.dataset["validation"]
+        probabilities = Session(to_onnx(network)).run_all(frames.images)
+        return float(score(probabilities, frames.labels, frames.classes)["nll"])

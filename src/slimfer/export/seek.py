@@ -85,7 +85,6 @@ class Seeker:
         table: of trials.
         sizes: channels of each group of the dense network; after `prepare`.
         calibration: the training pictures of the layer-wise trials; after `prepare`.
-        sample: the validation pictures that they are judged on; after `prepare`.
     """
 
     def __init__(self, dense: Checkpoint, config: CompressConfig, goal: SearchConfig, tools: Tools) -> None:
@@ -120,8 +119,9 @@ class Seeker:
         chosen = stratified(dataset["validation"].labels, goal.images or len(dataset["validation"]), seed)
         drawn = np.random.default_rng(seed).permutation(len(dataset["train"]))[: goal.calibration]
         settings = AnalyzeConfig(ratios=goal.ratios, bits=goal.bits, images=goal.images, calibration=goal.calibration)
-        self.calibration, self.sample = dataset["train"].take(np.sort(drawn)), dataset["validation"].take(chosen)
-        tried = Sensitivity(self.dense, self.calibration, self.sample, settings, device=self.tools.device)
+        self.calibration = dataset["train"].take(np.sort(drawn))
+        sample = dataset["validation"].take(chosen)
+        tried = Sensitivity(self.dense, self.calibration, sample, settings, device=self.tools.device)
         done: list[Row] = self._read("sensitivity.json", [])
         known = [Trial(row["kind"], row["name"], row["value"]) for row in done]
         self.tools.count(len(done), len(tried.trials))
