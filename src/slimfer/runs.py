@@ -43,6 +43,7 @@ OURS = (
     "search",
     "pareto",
     "found.toml",
+    "bits.toml",
     "plots",
     "events",
     "model.onnx",

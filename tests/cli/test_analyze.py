@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -138,7 +139,8 @@ def test_what_slimming_kept(inside, faces: Path, tmp_path: Path) -> None:
     results = values(out)
     layer = next(row for row in results["layers"] if row["name"] == "layer4.1.conv1")
     assert (layer["out_before"], layer["out_after"]) == (64, 16)
-    assert (out / "plots" / "layers.svg").exists()
+    for name in ("layers", "bytes_change", "macs_change"):
+        assert (out / "plots" / f"{name}.svg").exists()
     assert results["analysis"]["control"] is None
     assert results["analysis"]["layers"][0]["latency_ms"] is None
 
@@ -177,6 +179,46 @@ def test_integers_and_other_classes_are_refused(inside, checkpoint: Path, faces:
     done = inside("analyze", str(other), "--data", str(faces), "--out", str(tmp_path / "run"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "but the data has angry" in done.stderr
+
+
+def test_of_a_run_that_ends_in_integers_the_last_float_network_is_analyzed(
+    inside, checkpoint: Path, faces: Path, tmp_path: Path
+) -> None:
+    """Stages are taken by number: 10 comes after 9."""
+    inside("quantize", str(checkpoint), "--data", str(faces), "--images", "32", "--out", str(tmp_path / "int8"))
+    integers = Checkpoint.load(tmp_path / "int8" / "weights" / "best.safetensors")
+    start = Checkpoint.load(checkpoint)
+    run = tmp_path / "run"
+    integers.save(run / "weights" / "best.safetensors")
+    for name, seed in (("9-slim", 1), ("10-finetune", 2)):
+        other = initial(start.spec, start.labels, seed=seed)
+        other.save(run / "stages" / name / "result.safetensors")
+    integers.save(run / "stages" / "11-quantize" / "result.safetensors")
+    out = tmp_path / "layers"
+    done = inside(
+        "analyze", str(run), "--data", str(faces), "--images", "20", "--calibration", "16", "--ratios", "0.5",
+        "--bits", "4", "--rounds", "0", "--out", str(out),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    last = run / "stages" / "10-finetune" / "result.safetensors"
+    assert f"ends in integers; analyzing its last float network, {last}" in done.stderr
+    assert read_recipe(out / "recipe.toml").model.checkpoint == str(last)
+
+
+def test_another_tolerance_needs_no_new_trials(inside, run: Path, tmp_path: Path) -> None:
+    """It only decides which of the measured bits are suggested."""
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    journal = (again / "stages" / "trials.jsonl").read_bytes()
+    done = inside("analyze", "--out", str(again), "--resume", "--tolerance", "90")
+    assert done.returncode == 0, done.stderr
+    assert (again / "stages" / "trials.jsonl").read_bytes() == journal
+    before, after = values(run)["analysis"], values(again)["analysis"]
+    assert (after["cuts"], after["bits"]) == (before["cuts"], before["bits"])
+    assert set(after["suggestion"]["per_layer"]) == {layer["name"] for layer in after["layers"]}
+    assert list(after["suggestion"]["per_layer"]) == [layer["name"] for layer in after["layers"]]
+    words = shlex.split(done.stderr.split("next: ")[1])
+    assert read_recipe(Path(words[words.index("--recipe") + 1])).quantize.per_layer == after["suggestion"]["per_layer"]
 
 
 def test_a_journal_remembers_whole_lines_only(tmp_path: Path) -> None:

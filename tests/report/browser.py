@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ FLAGS = (
     "--no-first-run",
     "--remote-debugging-pipe",
 )
+PATIENCE = 60  # seconds; a page that was left never answers
 KEYS = {"Tab": 9, "Enter": 13, " ": 32, "ArrowRight": 39}
 
 
@@ -58,6 +60,7 @@ class Browser:
 
     def _read(self):
         while b"\0" not in self.buffer:
+            assert select.select([self.incoming], [], [], PATIENCE)[0], f"no answer within {PATIENCE} s"
             part = os.read(self.incoming, 1 << 20)
             assert part, "the browser is gone"
             self.buffer += part

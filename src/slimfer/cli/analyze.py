@@ -4,6 +4,8 @@ import csv
 import hashlib
 import io
 import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from slimfer.cli.classifier import from_checkpoint, require_split
-from slimfer.cli.common import Answer, Common, table
+from slimfer.cli.common import Answer, Common, note, table
 from slimfer.cli.flags import (
     Data,
     Force,
@@ -28,11 +30,13 @@ from slimfer.cli.flags import (
 )
 from slimfer.cli.progress import Pace, showing
 from slimfer.cli.record import describe_data, document, finish
+from slimfer.cli.resolve import load_checkpoint
 from slimfer.cli.start import name_start
 from slimfer.cli.steps import Step, open_step
 from slimfer.compress.config import AnalyzeConfig
 from slimfer.errors import InputError
 from slimfer.files import write_text
+from slimfer.recipes import ModelRecipe
 
 _DEFAULT = AnalyzeConfig()
 
@@ -108,7 +112,7 @@ def analyze(
     """See what each layer costs, and what is lost when it alone is cut or rounded.
 
     Args:
-        model: a run folder or a checkpoint of a float network.
+        model: a run folder or a checkpoint of a float network; of a run that ends in integers, its last float network.
         out: see flags.
         data: see flags.
         recipe: see flags.
@@ -123,13 +127,33 @@ def analyze(
     resolved = replace(
         base,
         data=over_data(base.data, data, votes),
-        model=name_start(base.model, model),
+        model=_float_start(name_start(base.model, model), common),
         train=replace(base.train, seed=seed),
         analyze=trials.over(base.analyze),
     )
     with open_step(resolved, ("analyze",), out, common, seed=seed, resume=resume, force=force) as step:
         results = _results(step, resolved.analyze, seed, common)
         return _finish(step, results)
+
+
+def _float_start(start: ModelRecipe, common: Common) -> ModelRecipe:
+    """Return what to analyze: of a run that ends in integers the last float network on its way, if it holds one."""
+    from slimfer.train.checkpoint import Checkpoint
+
+    stages = Path(start.checkpoint) / "stages"
+    if not (start.checkpoint and stages.is_dir()) or not load_checkpoint(start.checkpoint).quant:
+        return start
+    on_the_way = {
+        int(found[1]): path
+        for path in stages.glob("*/result.safetensors")
+        if (found := re.match(r"(\d+)-", path.parent.name))
+    }
+    for _, path in sorted(on_the_way.items(), reverse=True):
+        if not Checkpoint.load(path).quant:
+            if not common.quiet:
+                note(f"{start.checkpoint} ends in integers; analyzing its last float network, {path}")
+            return replace(start, checkpoint=str(path))
+    return start
 
 
 def _results(step: Step, config: AnalyzeConfig, seed: int, common: Common) -> dict[str, Any]:
@@ -149,7 +173,8 @@ def _results(step: Step, config: AnalyzeConfig, seed: int, common: Common) -> di
     sample = validation.take(index)
     calibration = train.take(stratified(train.labels, config.calibration, seed))
     sensitivity = Sensitivity(checkpoint, calibration, sample, config, device=step.device)
-    key = _key(checkpoint.digest(), asdict(config), sample.images, sample.labels, calibration.images)
+    decisive = {name: value for name, value in asdict(config).items() if name != "tolerance"}
+    key = _key(checkpoint.digest(), decisive, sample.images, sample.labels, calibration.images)
     journal = Journal(step.run.path / "stages" / "trials.jsonl", key)
     if not journal.rows:
         journal.add({"costs": layer_costs(checkpoint, config.bits, config.rounds)})
@@ -164,7 +189,8 @@ def _results(step: Step, config: AnalyzeConfig, seed: int, common: Common) -> di
     rows = [done[trial] for trial in sensitivity.trials]
     full = replace(checkpoint, spec=replace(checkpoint.spec, widths={}))
     scores = score(classifier.probabilities(sample), sample.labels, sample.classes)
-    stage = classifier.stage(scores=scores, latency_ms=costs["latency_ms"], title=f"{checkpoint.spec.builder}, float")
+    title = f"{checkpoint.spec.builder}, float"
+    stage = classifier.stage(name="float", title=title, scores=scores, latency_ms=costs["latency_ms"])
     groups = [
         {"name": g.name, "layers": list(g.layers), "channels": len(g.atoms), "criterion": g.criterion}
         for g in sensitivity.groups
@@ -213,7 +239,8 @@ def _suggestion(
         if row["kind"] == "bits":
             losses.setdefault(row["name"], {})[int(row["value"])] = row["nll_increase"]
     changes = order_bits(losses, sizes)
-    chosen = within(changes, config.tolerance)
+    found = within(changes, config.tolerance)
+    chosen = {name: found[name] for name in losses if name in found}
     last = [change for change in changes if change.total <= config.tolerance][-1:]
     most = max(config.bits, default=8)
     before = sum(sizes[name][most] for name in losses)
@@ -248,9 +275,12 @@ def _finish(step: Step, results: dict[str, Any]) -> Answer:
     write_text(run.path / "results.csv", _csv(TRIAL_COLUMNS, trials))
     write_text(run.path / "layers.csv", _csv(LAYER_COLUMNS, data["layers"]))
     source = step.tables["data"]["source"]
-    hint = f"slimfer quantize {step.tables['model']['checkpoint']} --data {source} --out {run.path}-int8"
-    answer = finish(run, results, hint)
     overview, suggestion = overview_table(data), data["suggestion"]
+    words = ["slimfer", "quantize", step.tables["model"]["checkpoint"], "--data", source, "--out", f"{run.path}-int8"]
+    if suggestion["recipe"]:
+        write_text(run.path / "bits.toml", suggestion["recipe"])
+        words[3:3] = ["--recipe", str(run.path / "bits.toml")]
+    answer = finish(run, results, shlex.join(words))
     return replace(
         answer,
         view=(

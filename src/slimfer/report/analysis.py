@@ -9,12 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
 from slimfer.report.numbers import MISSING, milliseconds, size, whole
-from slimfer.report.plots import BLUE, BLUES, GREEN, ORANGE, WIDTH, svg
+from slimfer.report.plots import BLUE, BLUES, GREEN, ORANGE, SKY, WIDTH, svg
 from slimfer.report.results import Results
 from slimfer.report.tables import Table
 
 Row = Mapping[str, Any]
 Values = npt.NDArray[np.float64]
+# Keys of results.json's `layers` -> name of the chart, and its title.
+CHANGES = {
+    "params": ("bytes", "bytes of each layer before and after the cuts"),
+    "macs": ("macs", "multiply-adds of each layer before and after the cuts"),
+}
 SHARES = (("bytes_share", "bytes", GREEN), ("macs_share", "multiply-adds", BLUE), ("latency_share", "time", ORANGE))
 
 
@@ -24,6 +29,11 @@ def analysis_charts(results: Results) -> dict[str, str]:
     if not data:
         return {}
     drawn = {"layer_costs": layer_costs(data["layers"])}
+    for key, (what, title) in CHANGES.items():
+        if results.layers:
+            drawn[f"{what}_change"] = change_chart(results.layers, key, title)
+    if data["suggestion"]["per_layer"] and any(row.get("weight_bytes") for row in data["layers"]):
+        drawn["suggested_bytes"] = suggested_bytes(data["layers"], data["suggestion"])
     if data["cuts"]:
         drawn["cut_map"] = loss_map(data["cuts"], "points of accuracy lost when one group alone is cut", "channels cut")
     if data["bits"]:
@@ -46,6 +56,7 @@ def analysis_content(results: Results) -> dict[str, Any]:
         "analysis": {
             "told": analysis_told(data),
             "sample": sample_told(data),
+            "times": times_told(data),
             "costs": costs_table(data),
             "trials": trials_table((*data["cuts"], *data["bits"])),
             "suggested": suggestion_told(suggestion),
@@ -61,10 +72,11 @@ def analysis_told(data: Row) -> str:
     ratios = sorted({row["value"] for row in data["cuts"]}, key=lambda ratio: abs(ratio - 0.5))
     if not ratios:
         return ""
-    rows = sorted((row for row in data["cuts"] if row["value"] == ratios[0]), key=lambda row: row["nll_increase"])
+    own = (row for row in data["cuts"] if row["value"] == ratios[0])
+    rows = sorted(own, key=lambda row: (row["drop"], row["nll_increase"]))
     least, most = rows[0], rows[-1]
-    told = f"Of {100 * ratios[0]:g} % of its channels, {least['name']} misses least ({_points(least['drop'])} points)"
-    return f"{told} and {most['name']} most ({_points(most['drop'])})." if len(rows) > 1 else f"{told}."
+    told = f"Without {100 * ratios[0]:g} % of its channels, {least['name']} {_change_told(least['drop'])} points"
+    return f"{told}, {most['name']} {_change_told(most['drop'])}." if len(rows) > 1 else f"{told}."
 
 
 def sample_told(data: Row) -> str:
@@ -77,9 +89,21 @@ def sample_told(data: Row) -> str:
     if control:
         told += (
             f" BN statistics behind a cut are measured anew on {settings['calibration']:,} training pictures, which"
-            f" without any cut loses {_points(control['drop'])} points."
+            f" without any cut {_change_told(control['drop'])} points."
         )
     return told
+
+
+def times_told(data: Row) -> str:
+    """Return what the times of the layers leave out; empty if nothing was timed."""
+    if not data.get("latency_ms"):
+        return ""
+    timed = sum(row["latency_ms"] or 0.0 for row in data["layers"])
+    return (
+        f"The profile gives whole microseconds: {milliseconds(timed)} ms for these layers, and"
+        f" {milliseconds(data['other_ms'])} ms for all other operators, which the shares count as well. Without the"
+        f" profile the whole network takes {milliseconds(data['latency_ms']['median'])} ms."
+    )
 
 
 def suggestion_told(suggestion: Row) -> str:
@@ -88,7 +112,8 @@ def suggestion_told(suggestion: Row) -> str:
         return "No layer can have fewer bits within the tolerance."
     return (
         f"Within {suggestion['tolerance']:g} nats: weights of {size(suggestion['bytes'])} instead of"
-        f" {size(suggestion['bytes_before'])}, estimated to add {suggestion['loss']:.4f} nats to the cross-entropy."
+        f" {size(suggestion['bytes_before'])} with the most bits everywhere, estimated to add"
+        f" {suggestion['loss']:.4f} nats to the cross-entropy."
         " Losses of single layers add up only roughly: check with slimfer quantize."
     )
 
@@ -241,6 +266,49 @@ def layer_costs(rows: Sequence[Row]) -> str:
     return svg("share of bytes, multiply-adds and time of each layer", (WIDTH, 1.0 + 0.3 * len(rows)), draw)
 
 
+def change_chart(rows: Sequence[Row], key: str, title: str) -> str:
+    """Draw what each layer cost before and after it was cut, as shares of the whole network before."""
+    whole_before = max(1, sum(row[f"{key}_before"] for row in rows))
+    before, after = ([row[f"{key}_{when}"] / whole_before for row in rows] for when in ("before", "after"))
+    return _before_and_after(title, [row["name"] for row in rows], before, after)
+
+
+def suggested_bytes(rows: Sequence[Row], suggestion: Row) -> str:
+    """Draw the bytes of each layer's weights before and after the suggested bits."""
+    own = [row for row in rows if row.get("weight_bytes")]
+    most = [max(row["weight_bytes"], key=int) for row in own]
+    bits = [str(suggestion["per_layer"].get(row["name"], number)) for row, number in zip(own, most, strict=True)]
+    whole_before = max(1, suggestion["bytes_before"])
+    before, after = (
+        [row["weight_bytes"][number] / whole_before for row, number in zip(own, chosen, strict=True)]
+        for chosen in (most, bits)
+    )
+    names = [row["name"] for row in own]
+    return _before_and_after(
+        "bytes of the weights before and after the suggested bits", names, before, after, [f"{b} bits" for b in bits]
+    )
+
+
+def _before_and_after(
+    title: str, names: Sequence[str], before: Sequence[float], after: Sequence[float], marks: Sequence[str] = ()
+) -> str:
+    """Draw two shares of a whole for each layer; beside them `marks`, or how much of the first the second is."""
+    told = marks or [f"{100 * new / old:.0f} %" if old else "" for old, new in zip(before, after, strict=True)]
+
+    def draw(axes: Axes) -> None:
+        places = np.arange(len(names))
+        axes.barh(places, [100 * value for value in before], height=0.72, color=SKY, alpha=0.45, label="before")
+        axes.barh(places, [100 * value for value in after], height=0.72, color=BLUE, label="after")
+        for place, value, text in zip(places, before, told, strict=True):
+            axes.annotate(text, (100 * value, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set(xlabel="share of the whole before, %", xlim=(0, 118 * max(before)))
+        axes.grid(axis="x")
+        _name_places(axes, names)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=9)
+
+    return svg(title, (WIDTH, 1.0 + 0.21 * len(names)), draw)
+
+
 def scales(data: Row) -> str:
     """Draw how the BN scales of each layer are spread: median, middle half, and all but the outer twentieths."""
     rows = data["layers"]
@@ -296,9 +364,15 @@ def _map(
 
 
 def _name_places(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(np.arange(len(names)), names, fontsize=8)
+    axes.set_yticks(np.arange(len(names)), shortened(names), fontsize=8)
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
+
+
+def shortened(names: Sequence[str], longest: int = 22) -> list[str]:
+    """Return names for an axis: long ones would leave no room on a phone. Their ends tell layers apart."""
+    short = [name if len(name) <= longest else f"{name[:6]}…{name[7 - longest :]}" for name in names]
+    return short if len(set(short)) == len(set(names)) else list(names)
 
 
 def _grid(rows: Sequence[Row], key: str, pick: Any = lambda value: value) -> tuple[Values, list[str]]:
@@ -320,6 +394,11 @@ def _points(fraction: float | None, digits: int = 2) -> str:
         return MISSING
     text = f"{100 * fraction:.{digits}f}"
     return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
+
+
+def _change_told(drop: float) -> str:
+    """Return what became of the accuracy, without the unit: `loses 1.20`, `gains 0.59`."""
+    return f"{'gains' if drop < 0 else 'loses'} {_points(abs(drop))}"
 
 
 def _decibels(value: float | None) -> str:

@@ -11,6 +11,7 @@ from slimfer.report.errors import calibration_table, change_table, change_told
 from slimfer.report.numbers import count, milliseconds, percent, size, whole
 from slimfer.report.results import Results, points_lost
 from slimfer.report.tables import Table, describe_machine, pictures, stage_table, summary
+from slimfer.toml import to_toml
 
 FRONT = "library_name: slimfer"  # what tells a card of ours from other files of that name
 
@@ -18,6 +19,7 @@ FRONT = "library_name: slimfer"  # what tells a card of ours from other files of
 METHODS: Mapping[str, str] = {
     "slim": "Liu et al.: Learning Efficient Convolutional Networks through Network Slimming. ICCV 2017,"
     " arXiv 1708.06519.",
+    "cut": "Molchanov et al.: Importance Estimation for Neural Network Pruning. CVPR 2019, arXiv 1906.10771.",
     "prune": "Li et al.: Pruning Filters for Efficient ConvNets. ICLR 2017, arXiv 1608.08710.",
     "dsd": "Han et al.: DSD: Dense-Sparse-Dense Training for Deep Neural Networks. ICLR 2017, arXiv 1607.04381.",
     "distill": "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network. 2015, arXiv 1503.02531.",
@@ -98,11 +100,11 @@ def _details(results: Results, licence: str, channels: int, image: int) -> str:
         ("Output", f"`probabilities`, float32, (N, {len(results.labels)})"),
         ("Classes, in this order", ", ".join(results.labels)),
         ("Normalization", f"inside the file: (pixel - {ZERO_POINT}) / {1 / SCALE:g}"),
-        ("Size", f"{size(weight)} ({weight:,} bytes)" if weight else ""),
+        ("Size of the file", f"{size(weight)} ({weight:,} bytes)" if weight else ""),
         ("Parameters", count(last.params) if last.params else ""),
         ("Multiply-adds per face", count(last.macs) if last.macs else ""),
         ("Confidence", _confidence(results)),
-        ("SHA-256", f"`{artifact['sha256']}`" if "sha256" in artifact else ""),
+        ("SHA-256 of the content, which slimfer checks", f"`{artifact['sha256']}`" if "sha256" in artifact else ""),
         ("Licence of the weights", "that of the training data" if licence == "other" else licence),
     ]
     return "## Model details\n\n" + _two_columns(rows)
@@ -159,6 +161,11 @@ def _limits(results: Results) -> str:
             f" instead of {before} % (on {whole(results.calibration['n'])} pictures, each half calibrated by the"
             " other), and worse on pictures of another kind."
         )
+    told += [
+        f"- A check failed: {check['name']} is {check['value']:.4g} (limit {check['limit']:g}, {check['note']})."
+        for check in results.data.get("checks", ())
+        if not check["passed"]
+    ]
     issues = results.data.get("label_issues")
     if issues and issues["count"]:
         told.append(
@@ -204,13 +211,22 @@ def _training(results: Results) -> str:
     if source:
         splits = [f"{source[split]:,} for {split}" for split in ("train", "validation", "test") if source.get(split)]
         told.append(f"Data: {source.get('source', 'unknown')}{', ' + ', '.join(splits) if splits else ''} (pictures).")
-    epochs = [f"{curve['stage']} {len(curve['rows'])} epochs" for curve in results.curves if curve["rows"]]
+    epochs = [
+        f"{curve['stage']} {len(curve['rows'])} {'epoch' if len(curve['rows']) == 1 else 'epochs'}"
+        for curve in results.curves
+        if curve["rows"]
+    ]
     if epochs:
         told.append(f"Training: {', then '.join(epochs)}; the epoch was chosen on the validation split.")
     if "seed" in data:
         told.append(f"Seed: {data['seed']}.")
     if data.get("command"):
-        told.append(f"Command:\n\n```\n{data['command']}\n```\n\nThe whole recipe is `recipe.toml` of the run.")
+        told.append(f"Command:\n\n```\n{data['command']}\n```")
+    if data.get("recipe"):
+        told.append(
+            "The recipe, with all settings as they were:\n\n<details><summary>Recipe</summary>\n\n"
+            f"```toml\n{to_toml(data['recipe']).strip()}\n```\n\n</details>"
+        )
     return "## Training\n\n" + "\n\n".join(told) if told else ""
 
 
