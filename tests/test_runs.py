@@ -120,6 +120,23 @@ def _hold(path: Path, held, release) -> None:
         release.wait(30)
 
 
+def test_settings_that_are_refused_leave_the_run_as_it_was(tmp_path: Path) -> None:
+    """Else the next --resume, without them, would be refused as well."""
+
+    def refuse() -> None:
+        with opened(tmp_path, resume=True) as run:
+            run.write_recipe({"train": {"epochs": 2}})
+            raise InputError("trials of other settings")
+
+    with opened(tmp_path) as run:
+        run.write_recipe({"train": {"epochs": 1}})
+        (run.path / "stages").mkdir()
+    before = (tmp_path / "recipe.toml").read_bytes()
+    with pytest.raises(InputError, match="other settings"):
+        refuse()
+    assert (tmp_path / "recipe.toml").read_bytes() == before
+
+
 def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     held, release = context.Event(), context.Event()

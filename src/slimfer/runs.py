@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from slimfer.errors import InputError
-from slimfer.files import read_json, sweep_stale, write_json, write_text
+from slimfer.files import atomic_write, read_json, sweep_stale, write_json, write_text
 from slimfer.toml import to_toml
 from slimfer.version import VERSION
 
@@ -129,9 +129,12 @@ def open_run(
         record = _new_record(verb, argv, seed, parent) if fresh else _earlier(path, verb, resume)
         write_json(path / "run.json", record)
         run = RunFolder(path, record, time.monotonic())
+        recipe = (path / "recipe.toml").read_bytes() if not fresh and (path / "recipe.toml").exists() else None
         try:
             yield run
         except InputError:
+            if recipe is not None:  # other settings were refused, so the run must still be the one that it was
+                atomic_write(path / "recipe.toml", recipe)
             if fresh and {entry.name for entry in path.iterdir()} <= RECORDS:
                 _clear(path)  # nothing was done yet, so the same command, corrected, must not find the folder taken
             raise
