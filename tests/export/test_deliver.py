@@ -57,6 +57,8 @@ def test_titles_say_what_a_network_went_through(chain, faces):
     kinds = ["start", "slim", "finetune", "slim", "finetune", "quantize"]
     assert title(kinds, integers) == "Slimmed, fine-tuned, quantized, int8"
     few = quantize(slimmed, faces["train"], QuantizeConfig(bits=4, images=32))
+    mixed = quantize(slimmed, faces["train"], QuantizeConfig(bits=8, per_layer={"layer4.*": 3}, images=32))
+    assert title(["start", "slim"], mixed).endswith("3- to 8-bit weights, 8-bit activations")
     assert title(["start", "slim", "qat"], few) == "Slimmed, quantization-aware, 4-bit weights, 8-bit activations"
 
 

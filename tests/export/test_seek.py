@@ -75,6 +75,7 @@ def test_what_is_impossible_is_said_before_any_training(
         one.run()
     assert caught.value.exit_code == 3
     assert not list(tmp_path.glob("trial-*"))
+    assert not (tmp_path / "sensitivity.json").exists()
     assert {row["name"] for row in one.table.rows} == {"dense", "smallest"}
 
 

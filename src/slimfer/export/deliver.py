@@ -168,8 +168,11 @@ def _arithmetic(checkpoint: Checkpoint) -> str:
     if not checkpoint.quant:
         return "fp32"
     record = next(record for record in reversed(checkpoint.lineage) if record["step"] == "quantize")
-    bits, activations = record["bits"], record["activations"]
-    return f"int{bits}" if bits == activations else f"{bits}-bit weights, {activations}-bit activations"
+    bits, activations = {record["bits"], *record["per_layer"].values()}, record["activations"]
+    if bits == {activations}:
+        return f"int{activations}"
+    weights = f"{max(bits)}" if len(bits) == 1 else f"{min(bits)}- to {max(bits)}"
+    return f"{weights}-bit weights, {activations}-bit activations"
 
 
 def _rows(stage: Stage, kinds: Sequence[str], validation: Frames) -> Iterable[Row]:

@@ -83,8 +83,8 @@ class Seeker:
 
     Attributes:
         table: of trials.
-        sizes: channels of each group of the dense network; after `prepare`.
-        calibration: the training pictures of the layer-wise trials; after `prepare`.
+        sizes: channels of each group of the dense network; after `outline`.
+        calibration: the training pictures of the layer-wise trials; after `outline`.
     """
 
     def __init__(self, dense: Checkpoint, config: CompressConfig, goal: SearchConfig, tools: Tools) -> None:
@@ -109,11 +109,31 @@ class Seeker:
         self._ledger: dict[str, Any] = self._read("ledger.json", {})
         accuracy = self.once("accuracy", lambda: write_file(dense, tools.dataset["validation"], {})[1])
         self.table = Trials(self.bounds, accuracy, tools.tell, max_drop=goal.max_drop)
+        self._sensitivity: list[Row] = []  # none before `prepare`
+        self._estimate: Estimate
         self._fitting: dict[str, Plan] = {}  # plans of trials within the limits, by name
 
     # --- what parts of the network are worth -------------------------------------------------------------------------
-    def prepare(self) -> None:
-        """Measure sensitivities, and what the whole network needs with 8 bits; later steps need both."""
+    def prepare(self, parts: Sensitivity | None = None) -> None:
+        """Measure sensitivities, and what the whole network needs with 8 bits; later steps need both.
+
+        Args:
+            parts: of `outline`, if that was called.
+        """
+        parts = parts or self.outline()
+        done: list[Row] = self._read("sensitivity.json", [])
+        known = [Trial(row["kind"], row["name"], row["value"]) for row in done]
+        self.tools.count(len(done), len(parts.trials))
+        for row in parts.run(known):
+            done.append(row)
+            write_json(self.tools.folder / "sensitivity.json", done)
+            self.tools.count(len(done), len(parts.trials))
+        self._sensitivity = done
+        self._estimate = replace(self._estimate, knobs=self.knobs(self.goal.cut_loss))
+        self._calibrate(self.whole())
+
+    def outline(self) -> Sensitivity:
+        """Find the parts that can be cut and rounded, and return them; what they are worth is not known yet."""
         goal, dataset = self.goal, self.tools.dataset
         seed = self.config.train.seed
         chosen = stratified(dataset["validation"].labels, goal.images or len(dataset["validation"]), seed)
@@ -121,24 +141,16 @@ class Seeker:
         settings = AnalyzeConfig(ratios=goal.ratios, bits=goal.bits, images=goal.images, calibration=goal.calibration)
         self.calibration = dataset["train"].take(np.sort(drawn))
         sample = dataset["validation"].take(chosen)
-        tried = Sensitivity(self.dense, self.calibration, sample, settings, device=self.tools.device)
-        done: list[Row] = self._read("sensitivity.json", [])
-        known = [Trial(row["kind"], row["name"], row["value"]) for row in done]
-        self.tools.count(len(done), len(tried.trials))
-        for row in tried.run(known):
-            done.append(row)
-            write_json(self.tools.folder / "sensitivity.json", done)
-            self.tools.count(len(done), len(tried.trials))
-        self.sizes = {group.name: len(group.atoms) for group in tried.groups}
-        self._sensitivity = done
+        parts = Sensitivity(self.dense, self.calibration, sample, settings, device=self.tools.device)
+        self.sizes = {group.name: len(group.atoms) for group in parts.groups}
         net = self.dense.build()
         spec = self.dense.spec
         cost = complexity(net, spec.channels, spec.image)
-        shapes = Shapes.of(channel_map(net, spec.channels, spec.image), tried.groups, cost)
-        ends = dict.fromkeys((tried.layers[0], tried.layers[-1]), self.config.quantize.ends)
-        self._open = tuple(name for name in tried.layers if name not in ends)
+        shapes = Shapes.of(channel_map(net, spec.channels, spec.image), parts.groups, cost)
+        ends = dict.fromkeys((parts.layers[0], parts.layers[-1]), self.config.quantize.ends)
+        self._open = tuple(name for name in parts.layers if name not in ends)
         self._estimate = Estimate(shapes, self.knobs(goal.cut_loss), ends)
-        self._calibrate(self.whole())
+        return parts
 
     def knobs(self, cut_loss: float) -> tuple[Knob, ...]:
         """Return what can be turned; the losses of cuts count by `cut_loss`."""
@@ -270,12 +282,13 @@ class Seeker:
         Raises:
             VerificationError: if no file is within the limits; the sentence names what binds, and how near one comes.
         """
-        self.prepare()
+        parts = self.outline()
         whole = self.whole()
         needed = self.attempt("whole", self.steps(whole))
         self.table.add("dense", "dense", self.describe(whole), needed)
         if self.table.exceeded(needed):
             self._check_smallest()
+        self.prepare(parts)
         for number, cut_loss in enumerate(self.goal.weighings(), 1):
             self._try(f"trial-{number}", cut_loss, self.propose)
         for name, propose in (others or {}).items():
@@ -348,7 +361,7 @@ class Seeker:
         return f"keep {100 * share:.0f} % of the channels, {np.average(bits, weights=weights):.1f} bits"
 
     def _check_smallest(self) -> None:
-        """Refuse a budget that not even the smallest network meets, before anything is trained."""
+        """Refuse a budget that not even the smallest network meets, before anything is tried or trained."""
         plan = smallest(self._estimate.knobs)
         measured = self.probe(plan)
         if self.table.exceeded(measured):
