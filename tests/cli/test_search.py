@@ -151,6 +151,7 @@ def test_a_finished_search_resumed_is_the_same_file_and_held_to_another_drop(sea
     timed = {"ms", "why"}
     assert [without(row, timed) for row in before[1]] == [without(row, timed) for row in after]
     assert answer.returncode == 3
+    assert "next: " not in answer.stderr
     assert re.search(r"accuracy lost is .*; room left: .* of max-mac; nearest: ", answer.stderr)
     final = next(row for row in after if row["kind"] == "final")
     assert re.fullmatch(r"over the budget: -?[\d.]+ points of -99", final["why"])

@@ -229,7 +229,8 @@ def _compress(
         require(checks)
     except VerificationError as failure:
         broken = [limit.name for limit in limits if not limit.passed]
-        return replace(answer, failure=failure if found is None else found.explained(failure, broken))
+        # What failed is not what comes next.
+        return replace(answer, hint="", failure=failure if found is None else found.explained(failure, broken))
     return answer
 
 
