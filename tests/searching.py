@@ -35,11 +35,13 @@ def trained() -> Checkpoint:
     return fit(start, DATA["train"], DATA["validation"], replace(QUICK, epochs=6))
 
 
-def seeker(dense: Checkpoint, folder: Path, goal: SearchConfig, **tools: object) -> Seeker:
-    recipe = Recipe(**{**vars(CONFIG), "search": goal})
+def seeker(
+    dense: Checkpoint, folder: Path, goal: SearchConfig, config: CompressConfig = CONFIG, **tools: object
+) -> Seeker:
+    recipe = Recipe(**{**vars(config), "search": goal})
 
     def resolve(steps):
         whole = replace(recipe, steps=steps)
         return whole.plan(trained=True), whole.tables("steps")
 
-    return Seeker(dense, CONFIG, goal, Tools(DATA, folder, resolve, **tools))  # type: ignore[arg-type]
+    return Seeker(dense, config, goal, Tools(DATA, folder, resolve, **tools))  # type: ignore[arg-type]

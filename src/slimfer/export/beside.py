@@ -55,7 +55,7 @@ def controls(seeker: Seeker, plan: Plan, final: Measured) -> Iterator[Point]:
     * uniform: all groups keep the same share of their channels, all weights have 8 bits;
     * uniform with the best bits: the same with those bits that lose least by the sensitivities;
     * from scratch: the widths and bits that were found, from random weights, for as many epochs as the dense network
-      and the fine-tuning had together.
+      and the fine-tuning had together; with the teachers that are named, and if there are some, also without them.
 
     Args:
         seeker: after its `run`.
@@ -78,12 +78,19 @@ def controls(seeker: Seeker, plan: Plan, final: Measured) -> Iterator[Point]:
     widths = {name: width for name, width in plan.keep.items() if width < seeker.sizes[name]}
     narrow = cut_groups(seeker.dense, seeker.tools.dataset["train"], CutConfig(widths, "gamma", recalibrate=0))
     epochs = sum(entry["config"]["epochs"] for entry in seeker.dense.lineage if "epochs" in entry.get("config", {}))
+    epochs += seeker.config.finetune.epochs
     rest = [step for step in seeker.steps(plan) if step["do"] not in ("cut", "finetune")]
-    train = {"do": "train", "epochs": epochs + seeker.config.finetune.epochs, "slim": {"penalty": 0.0}}
-    measured = seeker.attempt("control-scratch", (train, *rest), start=narrow.spec)
+    steps = ({"do": "train", "epochs": epochs, "slim": {"penalty": 0.0}}, *rest)
+    alone = {"distill": {"weight": 0.0}}
+    untaught = tuple({**step, **(alone if step["do"] in ("train", "qat") else {})} for step in steps)
     told = f"{seeker.describe(plan)}, from scratch"
-    seeker.table.add("control", "control-scratch", told, measured, epochs=train["epochs"])
-    yield point("from scratch", seeker.describe(plan), measured)
+    chains = {"control-scratch": (told, steps)}
+    if seeker.config.distill.teachers:
+        chains["control-untaught"] = (f"{told}, no teacher", untaught)
+    for name, (what, chain) in chains.items():
+        measured = seeker.attempt(name, chain, start=narrow.spec)
+        seeker.table.add("control", name, what, measured, epochs=epochs)
+        yield point("from scratch", what, measured)
 
 
 def point(series: str, label: str, measured: Measured) -> Point:
