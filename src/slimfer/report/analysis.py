@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
 from slimfer.report.numbers import MISSING, milliseconds, size, whole
-from slimfer.report.plots import BLUE, BLUES, GREEN, ORANGE, SKY, WIDTH, svg
+from slimfer.report.plots import BLUE, BLUES, GREEN, ORANGE, SKY, WIDTH, ink_on, svg
 from slimfer.report.results import Results
 from slimfer.report.tables import Table
 
@@ -349,8 +349,7 @@ def _map(
         )
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
-                colour = "#ffffff" if norm(value) > 0.45 else "#16202a"
-                weight = "bold" if bold[row, column] else "normal"
+                colour, weight = ink_on(norm(value)), "bold" if bold[row, column] else "normal"
                 axes.text(
                     column, row, told(value), ha="center", va="center", color=colour, fontsize=8, fontweight=weight
                 )
