@@ -9,7 +9,7 @@ from slimfer.errors import InputError
 _FOLDER = Path(__file__).with_name("artifacts")
 
 # Name -> file; the first is the one that is used when none is named. Where they come from: artifacts/README.md.
-SHIPPED: Mapping[str, Path] = {name: _FOLDER / f"{name}.onnx" for name in ("base", "small")}
+SHIPPED: Mapping[str, Path] = {name: _FOLDER / f"{name}.onnx" for name in ("base", "small", "tiny")}
 DEFAULT = next(iter(SHIPPED))
 
 

@@ -49,7 +49,7 @@ def test_integers_and_packed_weights_multiply_as_often():
         assert macs(path.read_bytes()) == lineage["stages"][-1]["macs"]
 
 
-RESULTS = {"base": "resnet18", "small": "packed"}
+RESULTS = {"base": "resnet18", "small": "packed", "tiny": "100kb"}
 
 
 def test_integers_are_multiplied_at_a_rate_of_their_own():

@@ -97,12 +97,13 @@ def _written(model: str, results: Results | None, *, again: bool) -> "Artifact":
     from slimfer.export.onnx import to_onnx
 
     checkpoint = load_checkpoint(model)
-    recipe = Path(model) / "recipe.toml"
+    # What a search found is a recipe of its own; the run's tells only what it was asked for.
+    recipe = next((file for name in ("found.toml", "recipe.toml") if (file := Path(model) / name).is_file()), None)
     artifact = open_artifact(
         to_onnx(
             checkpoint,
             scores=None if results is None else results.last.scores,
-            recipe=tomllib.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None,
+            recipe=tomllib.loads(recipe.read_text(encoding="utf-8")) if recipe is not None else None,
         )
     )
     if results is None or results.calibration is None:
