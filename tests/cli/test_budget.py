@@ -52,10 +52,6 @@ def test_all_limits_together() -> None:
     ]  # fmt: skip
 
 
-def test_the_size_is_that_of_the_file_when_it_is_known() -> None:
-    assert [check.passed for check in Budget(max_size=250_000).checks(STAGES, 250_001)] == [False]
-
-
 @pytest.mark.parametrize("budget", [{"max_size": 0}, {"max_latency": 0.0}, {"max_mac": 0}])
 def test_a_limit_of_nothing_is_refused(budget: dict[str, float]) -> None:
     with pytest.raises(InputError, match="must be above 0, not 0"):
