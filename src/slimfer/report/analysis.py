@@ -8,7 +8,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
-from slimfer.report.numbers import MISSING, milliseconds, size, whole
+from slimfer.report.numbers import MISSING, milliseconds, points, size, whole
 from slimfer.report.plots import BLUE, BLUES, GREEN, ORANGE, SKY, WIDTH, ink_on, svg
 from slimfer.report.results import Results
 from slimfer.report.tables import Table
@@ -388,11 +388,8 @@ def _change(row: Row) -> str:
 
 
 def _points(fraction: float | None, digits: int = 2) -> str:
-    """Return a fraction as points, with a true minus; what rounds to nothing has no sign."""
-    if fraction is None:
-        return MISSING
-    text = f"{100 * fraction:.{digits}f}"
-    return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
+    """Return a fraction as percentage points."""
+    return MISSING if fraction is None else points(100 * fraction, digits)
 
 
 def _change_told(drop: float) -> str:

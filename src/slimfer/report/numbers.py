@@ -41,15 +41,15 @@ def compared(ratio: float, more: str, less: str) -> str:
     return f"{times(ratio)} {more}" if ratio >= 1 else f"{times(1 / ratio)} {less}"
 
 
-def signed(points: float) -> str:
+def signed(points: float, digits: int = 2) -> str:
     """Return a change with its sign and a true minus; what rounds to nothing has none."""
-    text = f"{points:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+    text = f"{points:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
-def points(value: float) -> str:
+def points(value: float, digits: int = 2) -> str:
     """Return percentage points without a plus, but with a true minus; what rounds to nothing has no sign."""
-    return signed(value).removeprefix("+")
+    return signed(value, digits).removeprefix("+")
 
 
 def counted(number: int, noun: str) -> str:
