@@ -16,7 +16,8 @@ demo: $(VENV)/ready
 	$(BIN)/slimfer predict docs/pictures/astronaut.jpg
 
 test: lint
-	$(BIN)/pytest -q -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not long and not alone" -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/pytest -q -m "alone and not long"
 
 test-long: $(VENV)/ready-dev
 	$(BIN)/pytest -q -m long

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import re
@@ -63,12 +64,15 @@ def test_every_flag_and_verb_in_the_documents_exists():
     ]
     lines = {line for block in fenced for line in re.findall(r"^slimfer .*$", block, flags=re.M)}
     assert len(lines) > 8
+
+    @functools.cache
+    def help_of(*verb: str) -> str:
+        command = [sys.executable, "-m", "slimfer", *verb, "--help"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
-        verb = words[:2] if words[0] == "data" else words[:1]
-        shown = subprocess.run(
-            [sys.executable, "-m", "slimfer", *verb, "--help"], capture_output=True, text=True, check=True
-        ).stdout
+        shown = help_of(*(words[:2] if words[0] == "data" else words[:1]))
         for flag in (word for word in words if word.startswith("--")):
             assert flag in shown, line
 

@@ -95,6 +95,7 @@ def test_wheel_and_base_install_are_small(wheel):
     assert 50e6 < 512 * blocks + unpacked <= DISK
 
 
+@pytest.mark.alone
 def test_importing_and_the_first_answer_are_quick(photo, detector):
     """By the processor's time, the best of three: others may be using the machine."""
     code = (

@@ -201,6 +201,7 @@ def test_python_m_slimfer_and_the_script_are_the_same(slimfer) -> None:
     assert done.stdout == slimfer("--help").stdout
 
 
+@pytest.mark.alone
 def test_help_is_quick(slimfer) -> None:
     """At most 25 times a bare Python (measured: 14), best of three."""
 

@@ -116,6 +116,7 @@ def test_a_name_cannot_command_the_terminal(read, tmp_path: Path) -> None:
         assert "\x1b" not in done.stdout
 
 
+@pytest.mark.alone
 def test_a_real_face_is_found_and_read(slimfer, shared: Path, tmp_path: Path) -> None:
     detector = str(shared / "face_detection_yunet_2023mar.onnx")
     start = time.monotonic()

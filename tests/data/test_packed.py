@@ -119,6 +119,7 @@ def test_failure_while_packing_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.alone
 def test_real_faces_open_in_under_a_second(tmp_path, real_faces):
     write_packed(tmp_path / "p", real_faces)
     start = time.monotonic()

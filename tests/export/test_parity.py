@@ -79,6 +79,7 @@ def test_every_network_of_the_zoo_runs_in_integers(spec):
         assert found["QLinearAdd"] == {"resnet18": 8, "resnet50": 16}[spec.builder]
 
 
+@pytest.mark.alone
 def test_a_network_of_some_size_is_smaller_and_faster():
     spec = NetSpec("resnet18", args={"width": 0.375})
     checkpoint = networks.untrained(spec)
