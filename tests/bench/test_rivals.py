@@ -105,6 +105,7 @@ def test_a_missing_rival_is_named():
         FerPackage(NO_PACKAGES, 1)
 
 
+@pytest.mark.alone
 def test_the_whole_way_has_its_parts_and_its_floor(detector, shared):
     result = rivals.run(
         rivals.SMOKE, [SHIPPED["small"]], photos=shared / "photos", detector=detector, packages=NO_PACKAGES

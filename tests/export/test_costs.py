@@ -21,6 +21,7 @@ def network(*plan: str) -> Checkpoint:
     return Checkpoint(spec, weights_of(enliven(build(spec))), ("a", "b", "c"))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", MODELS)
 def test_every_layer_of_the_zoo_is_timed(name: str) -> None:
     checkpoint = initial(NetSpec(name, args={"width": 0.25} if name != "microexpnet" else {}), EMOTIONS, seed=0)
@@ -48,6 +49,7 @@ def slow(*, classes: int, channels: int) -> nn.Module:
     )  # fmt: skip
 
 
+@pytest.mark.alone
 def test_the_slow_layer_is_seen() -> None:
     """One layer with nearly all multiply-adds takes most of the time."""
     spec = NetSpec(f"{__name__}:slow", classes=3, image=32)
