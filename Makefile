@@ -15,6 +15,7 @@ demo: $(VENV)/ready
 	@echo; echo "A real face, read by the model that ships:"
 	$(BIN)/slimfer predict docs/pictures/astronaut.jpg
 
+# Tests side by side, so one thread each, and whole files, which share what they have trained.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not long and not alone" -n auto --maxprocesses 8 --dist loadfile
 	$(BIN)/pytest -q -m "alone and not long"
